@@ -1,0 +1,22 @@
+"""Multimodal-learning methods as scikit-learn estimators over torch cores.
+
+============================  ===========================  ================
+estimator                     formulas in `skmm.core`      way of fitting
+============================  ===========================  ================
+`TCMaxClassifier`             `dependence`, `networks`     gradient
+============================  ===========================  ================
+
+X is one array whose columns are grouped into modalities by the parameter
+`modalities`; see `skmm.modalities`.
+"""
+
+from skmm._version import __version__
+from skmm.estimators._tcmax import TCMaxClassifier
+from skmm.modalities import Modality, OneModalityWarning
+
+__all__ = [
+    "Modality",
+    "OneModalityWarning",
+    "TCMaxClassifier",
+    "__version__",
+]

@@ -1,0 +1,18 @@
+"""Multimodal data: two bundled real sets, a generator, and a way to lose blocks.
+
+- :func:`load_mfeat`, :func:`load_digits_pen`: small real sets that come with skmm.
+- :func:`make_multimodal_classification`: plants shared, private and synergistic
+  class information, and returns what it planted.
+- :func:`drop_modalities`: removes a share of the modality blocks at random.
+"""
+
+from skmm.datasets._digits import load_digits_pen, load_mfeat
+from skmm.datasets._generate import make_multimodal_classification
+from skmm.datasets._missing import drop_modalities
+
+__all__ = [
+    "drop_modalities",
+    "load_digits_pen",
+    "load_mfeat",
+    "make_multimodal_classification",
+]

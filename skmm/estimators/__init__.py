@@ -1,0 +1,1 @@
+"""One thin file an estimator: check, split, fit the core, set fitted attributes."""

@@ -1,0 +1,300 @@
+"""What gradient-trained estimators share: parameters, devices, state as arrays."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skmm.fitting.checkpoint import Checkpoint, fingerprint
+from skmm.fitting.data import BlockData
+from skmm.fitting.gradient import (
+    RESERVED_NET_PARAMS,
+    EpochHooks,
+    TrainingRecord,
+    TrainingSettings,
+    seeded,
+    train,
+)
+from skmm.modalities import (
+    Block,
+    Layout,
+    check_likelihood,
+    check_observed,
+    observed_modalities,
+    resolve_modalities,
+    validate_input,
+)
+from skmm.scaling import BlockScaler
+
+# Parameters that do not change what a training computes, or that a taken-up run
+# may have otherwise.
+NOT_IN_FINGERPRINT = ("checkpoint_dir", "device", "verbose")
+
+
+def to_arrays(value: Any) -> Any:
+    """Nested tensors to NumPy arrays, so that state opens without a GPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy().copy()
+    if isinstance(value, Mapping):
+        return {k: to_arrays(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_arrays(v) for v in value]
+    return value
+
+
+def to_tensors(value: Any, device: torch.device) -> Any:
+    """Nested arrays to tensors: copies, since arrays may be read-only."""
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value, device=device)
+    if isinstance(value, Mapping):
+        return {k: to_tensors(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_tensors(v, device) for v in value]
+    return value
+
+
+class GradientEstimator(CallbackSupportMixin, BaseEstimator):
+    """Base of estimators that train a network through `skmm.fitting.gradient`.
+
+    A subclass has the parameters of `_gradient_constraints`, builds its network in
+    `_build_network()` from fitted attributes alone, and calls the steps below.
+    """
+
+    _gradient_constraints: dict = {
+        "modalities": "no_validation",
+        "encoder": [str, callable, dict],
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden": ["array-like"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr_schedule": [StrOptions({"cosine", "constant"})],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "net_params": [dict, None],
+        "precision": [StrOptions({"bf16"}), None],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # ------------------------------------------------------------ checks
+    def _check_gradient_params(self, X: np.ndarray) -> None:
+        """Check what `_parameter_constraints` can't say."""
+        _check_widths("hidden", self.hidden)
+        clash = sorted(set(self.net_params or {}) & set(RESERVED_NET_PARAMS))
+        if clash:
+            raise ValueError(
+                f"net_params: {clash} can't be set here, since the estimator sets "
+                "them. Use its own parameters, such as lr, max_epochs or batch_size."
+            )
+        if self.precision == "bf16" and X.dtype != np.float32:
+            raise ValueError(
+                f"precision: 'bf16' needs float32 data, got {X.dtype}. Pass "
+                "X.astype(np.float32), or precision=None."
+            )
+        if self.checkpoint_dir is not None and not isinstance(
+            self.random_state, Integral
+        ):
+            raise ValueError(
+                "checkpoint_dir: taking up a run needs random_state to be an int, got "
+                f"{self.random_state!r}. Set random_state=0, say."
+            )
+
+    def _resolve_device(self, *, fitting: bool) -> torch.device:
+        """Device of the `device` parameter; a fitted one also runs without its GPU."""
+        if isinstance(self.device, str) and self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                "device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got "
+                f"{self.device!r}."
+            ) from error
+        if device.type == "cpu":
+            return device
+        if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+            return device
+        if fitting or device.type != "cuda":
+            raise ValueError(
+                f"device: {self.device!r} is not available; torch sees "
+                f"{torch.cuda.device_count()} CUDA devices and the CPU. Use "
+                "device='auto' or 'cpu'."
+            )
+        warnings.warn(
+            f"device={self.device!r} is not available here, so the CPU is used.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return torch.device("cpu")
+
+    # ------------------------------------------------------------ data
+    def _fit_layout(self, original: Any, X: np.ndarray) -> Layout:
+        """Resolve `modalities`, and set the fitted attributes that describe it."""
+        layout = resolve_modalities(
+            self.modalities,
+            # Selectors see X as the user gave it; lists have no columns to select.
+            original if hasattr(original, "shape") else X,
+            feature_names=getattr(self, "feature_names_in_", None),
+        )
+        check_likelihood(X, layout)
+        self._layout = layout
+        self.modality_names_in_ = np.array(layout.names, dtype=object)
+        self.modality_indices_ = layout.indices
+        return layout
+
+    def _encoder_kind(self, block: Block) -> Any:
+        """Kind of encoder of a block: its `Modality`'s, else the parameter's."""
+        if block.encoder is not None:
+            return block.encoder
+        if isinstance(self.encoder, Mapping):
+            return self.encoder.get(block.name, "auto")
+        return self.encoder
+
+    def _check_encoder_names(self, layout: Layout) -> None:
+        if not isinstance(self.encoder, Mapping):
+            return
+        unknown = sorted(set(self.encoder) - set(layout.names))
+        if unknown:
+            raise ValueError(
+                f"encoder: expected names among the modalities {layout.names}, got "
+                f"{unknown}."
+            )
+
+    def _predict_data(
+        self, X: Any, y: np.ndarray | None = None, weight: np.ndarray | None = None
+    ) -> BlockData:
+        """Rows to predict, as the network takes them."""
+        X = validate_input(self, X, reset=False)
+        return self._block_data(
+            X,
+            observed_modalities(X, self._layout),
+            y,
+            weight,
+            device=self._resolve_device(fitting=False),
+        )
+
+    def _block_data(self, X: np.ndarray, *args: Any, **kwargs: Any) -> BlockData:
+        """Rows in the type that the network was fitted in."""
+        return BlockData(
+            X, self._layout, self._scaler, *args, dtype=self._dtype, **kwargs
+        )
+
+    # ------------------------------------------------------------ training
+    def _training_settings(self, **changes: Any) -> TrainingSettings:
+        values = {
+            "lr": self.lr,
+            "max_epochs": self.max_epochs,
+            "batch_size": self.batch_size,
+            "weight_decay": self.weight_decay,
+            "lr_schedule": self.lr_schedule,
+            "clip_norm": self.clip_norm,
+            "n_iter_no_change": self.n_iter_no_change,
+            "precision": self.precision,
+            "verbose": int(self.verbose),
+            "net_params": self.net_params or {},
+        }
+        return TrainingSettings(**{**values, **changes})
+
+    def _train(
+        self,
+        network: torch.nn.Module,
+        loss: Any,
+        data: BlockData,
+        settings: TrainingSettings,
+        hooks: EpochHooks,
+        *,
+        validation: BlockData | None = None,
+        callbacks: tuple = (),
+        go_on: bool = False,
+        keep_optimizer: bool = False,
+    ) -> TrainingRecord:
+        """Train from scratch, or where `go_on` from the state of the last training."""
+        before = getattr(self, "_optimizer_state", None) if go_on else None
+        checkpoint = self._checkpoint(data) if self.checkpoint_dir else None
+        record, optimizer_state = train(
+            network,
+            loss,
+            data,
+            settings,
+            hooks,
+            validation=validation,
+            checkpoint=checkpoint,
+            optimizer_state=None if before is None else to_tensors(before, data.device),
+            callbacks=callbacks,
+        )
+        if checkpoint is not None:
+            checkpoint.discard()
+        self._optimizer_state = to_arrays(optimizer_state) if keep_optimizer else None
+        return record
+
+    def _checkpoint(self, data: BlockData) -> Checkpoint:
+        """The file of this very run: same estimator, parameters, rows and targets."""
+        parts: dict[str, Any] = {
+            k: v
+            for k, v in self.get_params(deep=False).items()
+            if k not in NOT_IN_FINGERPRINT
+        }
+        spread = np.linspace(0, len(data.X) - 1, 64).astype(int)
+        parts |= {
+            "class": type(self).__name__,
+            "dtype": str(data.X.dtype),
+            "sample of rows": np.array(data.X[spread]),
+            "observed": data.observed.cpu().numpy(),
+            "means": np.concatenate(data.scaler.mean),
+            "scales": np.concatenate(data.scaler.scale),
+        }
+        for name, values in (("y", data.y), ("weight", data.weight)):
+            if values is not None:
+                parts[name] = values.cpu().numpy()
+        return Checkpoint(self.checkpoint_dir, fingerprint(parts))
+
+    def _seed(self) -> int:
+        """Seed of this fit, drawn from `random_state`."""
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    # ------------------------------------------------------------ state
+    def _fitted_network(self, device: torch.device) -> torch.nn.Module:
+        """The trained network, built from arrays, ready for prediction."""
+        # Building draws initial weights that the state replaces.
+        with seeded(0, torch.device("cpu")):
+            network = self._build_network()
+        network.load_state_dict(to_tensors(self._network_state, torch.device("cpu")))
+        return network.to(device).eval()
+
+    def _build_network(self) -> torch.nn.Module:
+        raise NotImplementedError
+
+
+def _check_widths(name: str, widths: Any) -> None:
+    """Check that layer widths are positive integers."""
+    bad = [w for w in widths if not isinstance(w, Integral) or w < 1]
+    if bad:
+        raise ValueError(
+            f"{name}: expected a sequence of positive integers, got {widths!r}."
+        )
+
+
+def fit_scaler(
+    X: np.ndarray, layout: Layout, weight: np.ndarray | None
+) -> tuple[BlockScaler, np.ndarray]:
+    """Masks of the observed modalities, checked, and the training statistics."""
+    observed = observed_modalities(X, layout)
+    check_observed(observed, layout, sample_weight=weight)
+    return BlockScaler.fit(X, layout, weight), observed
+

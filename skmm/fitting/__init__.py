@@ -1,0 +1,1 @@
+"""The two ways of fitting: one loop for gradients, one for alternating updates."""
