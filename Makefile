@@ -37,7 +37,7 @@ lint: $(VENV)/.with-test
 	$(VENV)/bin/codespell
 
 doc: $(VENV)/.with-doc
-	$(VENV)/bin/sphinx-build -W --keep-going -D plot_gallery=$(EXAMPLES) doc doc/_build/html
+	$(VENV)/bin/sphinx-build -q -W --keep-going -D plot_gallery=$(EXAMPLES) doc doc/_build/html
 
 bench: $(BENCH)/.ready
 	@set -e; for file in benchmarks/bench_*.py; do \

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,57 +81,56 @@ class Cache:
     def __init__(self, folder: str | None) -> None:
         self.folder = None if folder is None else Path(folder)
 
-    def path(self, *key: Any) -> Path:
-        assert self.folder is not None
+    def _path(self, folder: Path, key: Sequence[Any]) -> Path:
         parts = [*key, f"sklearn{version('scikit-learn')}"]
-        return self.folder / ("_".join(map(str, parts)) + ".json")
+        return folder / ("_".join(map(str, parts)) + ".json")
 
     def get(self, *key: Any) -> Runs | None:
-        if self.folder is None or not self.path(*key).is_file():
+        if self.folder is None or not self._path(self.folder, key).is_file():
             return None
-        return Runs(**json.loads(self.path(*key).read_text()))
+        return Runs(**json.loads(self._path(self.folder, key).read_text()))
 
     def put(self, runs: Runs, *key: Any) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.path(*key).write_text(json.dumps(vars(runs)))
+            self._path(self.folder, key).write_text(json.dumps(vars(runs)))
 
 
 def run_seed(
-    problem: Problem,
-    builders: dict[str, Callable[[], Any]],
-    cached: dict[str, Runs],
+    problem: Problem, builders: dict[str, Callable[[], Any]]
 ) -> dict[str, Runs]:
-    """Runs of every model on every fold of one draw of gaps, models interleaved."""
-    runs = {name: Runs([], []) for name in builders if name not in cached}
+    """Fit every model on every fold of one draw of gaps, models interleaved."""
+    runs = {name: Runs([], []) for name in builders}
     for train, test in folds(problem):
         for name, run in runs.items():
             run.add(run_fold(builders[name](), problem, train, test))
-    return runs | cached
+    return runs
 
 
 def run_cell(
     problem: Problem, fraction: float, options: argparse.Namespace, cache: Cache
 ) -> dict[str, Runs]:
-    """Runs of the estimator ("ours") and of the peers over all mask seeds."""
+    """Collect the runs of peers and estimator ("ours") over all mask seeds."""
     peers = peer_names(options.peers, problem.name, fraction)
     total: dict[str, Runs] = {}
     for seed in range(options.seeds):
         gaps = with_gaps(problem, fraction, seed)
         keys = {peer: (problem.name, fraction, seed, peer) for peer in peers}
         found = {peer: cache.get(*key) for peer, key in keys.items()}
+        known = {peer: runs for peer, runs in found.items() if runs is not None}
         builders = {
-            peer: lambda p=peer, g=gaps, s=seed: make_peer(p, g, s) for peer in peers
+            peer: partial(make_peer, peer, gaps, seed)
+            for peer in peers
+            if peer not in known
         }
         if options.estimator != "none":
             build = ESTIMATORS[options.estimator]
-            params = dict(options.param)
-            builders["ours"] = lambda g=gaps, s=seed: build(g, s, params)
-        known = {peer: runs for peer, runs in found.items() if runs is not None}
-        for name, runs in run_seed(gaps, builders, known).items():
+            builders["ours"] = partial(build, gaps, seed, dict(options.param))
+        fresh = run_seed(gaps, builders)
+        for peer in fresh.keys() & keys.keys():
+            cache.put(fresh[peer], *keys[peer])
+        for name, runs in (known | fresh).items():
             total.setdefault(name, Runs([], [])).add(runs)
-            if name in keys and name not in known:
-                cache.put(runs, *keys[name])
     return total
 
 

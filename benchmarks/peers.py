@@ -30,7 +30,7 @@ SMALLEST_PROBABILITY = 1e-12
 
 
 class LateFusion(ClassifierMixin, BaseEstimator):
-    """One classifier a modality; a row's log-probabilities are averaged over those it has.
+    """One classifier a modality; a row averages the log-probabilities of those it has.
 
     Parameters
     ----------

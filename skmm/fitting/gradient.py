@@ -96,6 +96,11 @@ class GradientNet(NeuralNet):
             self.notify("on_batch_end", batch=batch, training=training, **step)
         self.history.record(prefix + "_loss", float(total) / n_rows)
 
+    def _set_training(self, training=True):
+        # skorch sets the mode each step, which walks the whole network.
+        if self.module_.training != training:
+            super()._set_training(training)
+
     def _autocast(self):
         if self.precision is None or not self.module_.training:
             return nullcontext()
