@@ -8,10 +8,11 @@
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter (3.11 or later):
 #     make test PYTHON=python3.13
 
-PYTHON   ?= python3
-EXAMPLES ?= 1
-VENV     := .venv
-BENCH    := .venv-bench
+PYTHON     ?= python3
+EXAMPLES   ?= 1
+VENV       := .venv
+BENCH      := .venv-bench
+BENCHMARKS ?= benchmarks/accuracy.py
 PIP_INSTALL = bin/pip install --quiet -c constraints.txt
 
 # One thread: several threads on busy cores make small fits 10 to 40 times slower.
@@ -40,9 +41,8 @@ doc: $(VENV)/.with-doc
 	$(VENV)/bin/sphinx-build -q -W --keep-going -D plot_gallery=$(EXAMPLES) doc doc/_build/html
 
 bench: $(BENCH)/.ready
-	@set -e; for file in benchmarks/bench_*.py; do \
-	    test -e "$$file" || { echo "no benchmarks/bench_*.py yet" >&2; exit 1; }; \
-	    echo "== $$file"; $(BENCH)/bin/python "$$file"; \
+	@set -e; for file in $(BENCHMARKS); do \
+	    echo "== $$file"; $(BENCH)/bin/python $$file; \
 	done
 
 clean:

@@ -17,7 +17,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -97,7 +97,7 @@ class Cache:
 
 
 def run_seed(
-    problem: Problem, builders: dict[str, Callable[[], Any]]
+    problem: Problem, builders: Mapping[str, Callable[[], Any]]
 ) -> dict[str, Runs]:
     """Fit every model on every fold of one draw of gaps, models interleaved."""
     runs = {name: Runs([], []) for name in builders}

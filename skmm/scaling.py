@@ -92,8 +92,7 @@ class BlockScaler:
         moments = [_Moments(block.size) for block in layout]
         for rows in row_chunks(*X.shape):
             for block, gathered in zip(layout, moments, strict=True):
-                values = X[rows, block.columns].astype(np.float64, copy=False)
-                gathered.update(values, weight[rows])
+                gathered.update(X[rows, block.columns], weight[rows])
         parts = [
             _center_and_scale(block, gathered)
             for block, gathered in zip(layout, moments, strict=True)
@@ -169,11 +168,12 @@ class _Moments:
     def mean(self) -> Floats:
         return np.where(self.weight > 0, self.pivot + self.deviation, 0.0)
 
-    def update(self, values: Floats, weight: Floats) -> None:
+    def update(self, values: NDArray[Any], weight: Floats) -> None:
         """Merge a chunk of shape (n, size) with weights of shape (n,)."""
         seen = ~np.isnan(values) & (weight > 0)[:, np.newaxis]
         self._set_pivots(values, seen)
         new = weight @ seen
+        # The pivot is float64, and so is everything from here on.
         deviations = np.where(seen, values - self.pivot, 0.0)
         mean = weight @ deviations / np.where(new > 0, new, 1.0)
         deviations -= mean
@@ -181,7 +181,7 @@ class _Moments:
         deviations *= deviations
         self._merge(new, mean, weight @ deviations)
 
-    def _set_pivots(self, values: Floats, seen: NDArray[np.bool_]) -> None:
+    def _set_pivots(self, values: NDArray[Any], seen: NDArray[np.bool_]) -> None:
         columns = np.flatnonzero(np.isnan(self.pivot))
         columns = columns[seen[:, columns].any(axis=0)]
         first = seen[:, columns].argmax(axis=0)
@@ -190,7 +190,7 @@ class _Moments:
     def _merge(self, weight: Floats, mean: Floats, m2: Floats) -> None:
         total = self.weight + weight
         share = weight / np.where(total > 0, total, 1.0)
-        difference = np.where(weight > 0, mean - self.deviation, 0.0)
+        difference = mean - self.deviation
         self.m2 += m2 + difference**2 * self.weight * share
         self.deviation += difference * share
         self.weight = total

@@ -7,8 +7,15 @@ import pytest
 import torch
 from hypothesis import settings
 
+# scikit-learn's array-API check runs only with this, set before SciPy is imported.
+os.environ["SCIPY_ARRAY_API"] = "1"
+
 # Two threads on two busy cores make the checks 10 to 40 times slower.
 torch.set_num_threads(1)
+
+# scikit-learn's array-API check runs only with it. SciPy reads it when it is imported,
+# which nothing above does.
+os.environ["SCIPY_ARRAY_API"] = "1"
 
 # A slow machine is no failure, and CI draws the same examples on every run.
 settings.register_profile("local", deadline=None)

@@ -218,7 +218,7 @@ def load_digits_pen(
         "subset", subset, ("all", "train", "test"), "Use 'all' for both parts."
     )
     image, pen, y, test = _pair_by_class()
-    rows = {"all": slice(None), "train": ~test, "test": test}[subset]
+    rows = {"all": np.ones_like(test), "train": ~test, "test": test}[subset]
     return _bundle(
         {"image": image[rows], "pen": pen[rows]},
         {

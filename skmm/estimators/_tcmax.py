@@ -584,13 +584,14 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 "sample_weight: expected at least one positive weight, got all zeros."
             )
         if self.class_weight is not None:
-            present = np.unique(codes)
+            present = np.unique(codes[weight > 0])
+            counted = np.isin(codes, present)
             of_class = np.ones(len(self.classes_))
             of_class[present] = compute_class_weight(
                 self.class_weight,
                 classes=self.classes_[present],
-                y=self.classes_[codes],
-                sample_weight=weight,
+                y=self.classes_[codes[counted]],
+                sample_weight=weight[counted],
             )
             weight = weight * of_class[codes]
         return weight

@@ -1,0 +1,45 @@
+"""scikit-learn's own checks, whole, on every estimator in several configurations.
+
+The array-API check runs because `conftest.py` sets SCIPY_ARRAY_API.
+"""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skmm import Modality, OneModalityWarning, TCMaxClassifier
+
+# The checks feed plain arrays, which `modalities="auto"` takes as one modality.
+pytestmark = pytest.mark.filterwarnings(
+    f"ignore::{OneModalityWarning.__module__}.{OneModalityWarning.__name__}"
+)
+
+
+def halves(X):
+    """Two modalities of whatever width comes; one of a single column."""
+    n = X.shape[1]
+    return [n // 2, n - n // 2] if n > 1 else [1]
+
+
+def columns(X):
+    """A modality a column, the last with a shape and a scaling of its own."""
+    n = X.shape[1]
+    groups = {f"c{j}": [j] for j in range(n - 1)}
+    return groups | {"last": Modality([n - 1], shape=(1,), scaling="block")}
+
+
+CONFIGURATIONS = [
+    TCMaxClassifier(),
+    TCMaxClassifier(modalities=halves),
+    TCMaxClassifier(modalities=columns, shared_head=True, head_hidden=(16,)),
+    TCMaxClassifier(modalities=halves, fusion="cosine", temperature=0.3),
+    TCMaxClassifier(modalities=halves, fusion="mlp", head_hidden=(16,)),
+    TCMaxClassifier(modalities=halves, fusion="film"),
+    TCMaxClassifier(modalities=halves, fusion="gated"),
+    TCMaxClassifier(modalities=halves, loss="cross_entropy", class_weight="balanced"),
+    TCMaxClassifier(modalities=halves, loss="unimodal", keep_missing=True),
+]
+
+
+@parametrize_with_checks(CONFIGURATIONS)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
