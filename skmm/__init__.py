@@ -10,6 +10,7 @@ X is one array whose columns are grouped into modalities by the parameter
 `modalities`; see `skmm.modalities`.
 """
 
+from skmm._show_versions import show_versions
 from skmm._version import __version__
 from skmm.estimators._tcmax import TCMaxClassifier
 from skmm.modalities import Modality, OneModalityWarning
@@ -19,4 +20,5 @@ __all__ = [
     "OneModalityWarning",
     "TCMaxClassifier",
     "__version__",
+    "show_versions",
 ]

@@ -506,6 +506,6 @@ def additive_posterior_logits(
     -------
     Tensor of shape (B, C)
     """
-    return torch.where(
-        observed.unsqueeze(-1), logits, log_partition.unsqueeze(1)
-    ).sum(0)
+    return torch.where(observed.unsqueeze(-1), logits, log_partition.unsqueeze(1)).sum(
+        0
+    )

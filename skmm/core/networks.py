@@ -8,6 +8,7 @@ jointly (``M`` tensors ``(N, D)`` to ``(N, C)``).
 
 import inspect
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +101,7 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         widths = [shape[1], *channels]
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, 5, padding=2)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv1d(a, b, 5, padding=2) for a, b in pairwise(widths)
         )
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(2 * widths[-1], n_out)

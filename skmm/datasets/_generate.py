@@ -124,6 +124,12 @@ def make_multimodal_classification(
     --------
     drop_modalities : Removes blocks at random.
 
+    Notes
+    -----
+    With the synergy alone, the log-loss of a model that adds up evidence is at best
+    that of guessing. Its accuracy may still be above chance by luck: a straight line
+    can get three of the four cells of XOR right.
+
     Examples
     --------
     >>> from skmm.datasets import make_multimodal_classification

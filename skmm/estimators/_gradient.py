@@ -297,4 +297,3 @@ def fit_scaler(
     observed = observed_modalities(X, layout)
     check_observed(observed, layout, sample_weight=weight)
     return BlockScaler.fit(X, layout, weight), observed
-

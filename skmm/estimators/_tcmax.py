@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback
 from sklearn.base import ClassifierMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.model_selection import train_test_split
@@ -15,6 +14,7 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from skorch.callbacks import Callback
 from torch import Tensor
 
 from skmm.core.dependence import (
@@ -136,7 +136,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     Q has a closed form in ``O(M B C)`` (Eq. 16). At the optimum the posterior is
     ``softmax(f)`` (Eq. 13).
 
-    An additive head reaches at most the sum of the modalities' informations on the
+    An additive head reaches at most the sum of the modalities' shares on the
     label: what only a *combination* of modalities tells (an exclusive or) needs one
     of the other fusions. See the user guide.
 
@@ -148,12 +148,12 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     ----------
     modalities : "auto", None, list of int, mapping or callable, default="auto"
         Which columns belong together, see :ref:`modalities`.
-    loss : {"total_correlation", "cross_entropy", "unimodal", "ogm_ge"}, \
-            default="total_correlation"
-        "cross_entropy" is the joint cross-entropy of the fused logits, "unimodal" a
-        cross-entropy a modality whose logits are summed, "ogm_ge" the joint
-        cross-entropy with the stronger modality's gradient damped and noise added
-        (Peng et al., 2022). The last two need an additive fusion.
+    loss : str, default="total_correlation"
+        "total_correlation" is the loss above. For comparison: "cross_entropy" is the
+        joint cross-entropy of the fused logits, "unimodal" a cross-entropy a modality
+        whose logits are summed, "ogm_ge" the joint cross-entropy with the stronger
+        modality's gradient damped and noise added (Peng et al., 2022). The last two
+        need an additive fusion.
     fusion : {"additive", "cosine", "film", "gated", "mlp"}, default="additive"
         Head. "additive" sums one map a modality; "cosine" sums cosines with learnt
         class vectors over `temperature`. The others see all modalities at once:
@@ -239,7 +239,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         Columns of each modality.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, where X has string names.
     total_correlation_ : float
         Bound of the total correlation on the training rows, corrected for unequal
@@ -448,7 +448,13 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             )
         go_on = hasattr(self, "_network_state")
         return self._fit(
-            X, y, sample_weight, go_on=go_on, max_epochs=1, partial=True, classes=classes
+            X,
+            y,
+            sample_weight,
+            go_on=go_on,
+            max_epochs=1,
+            partial=True,
+            classes=classes,
         )
 
     def _fit(
@@ -466,7 +472,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         if not go_on:
             layout = self._fit_layout(original, X)
             self._check_encoder_names(layout)
-            self._dtype = X.dtype
+            self._dtype = X.dtype.name
             self._scaler, observed = fit_scaler(X, layout, weight)
         else:
             observed = observed_modalities(X, self._layout)
@@ -644,7 +650,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             head,
             additive=self.fusion in ADDITIVE_FUSIONS,
         )
-        return network.to(torch.float64 if self._dtype == np.float64 else torch.float32)
+        return network.to(getattr(torch, self._dtype))
 
     def _record(self, record, *, added: bool) -> None:
         """Curves and number of epochs, added to those of earlier fits."""
@@ -773,9 +779,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             information.append(float(entropy - cross))
         return bank, {
             "modality_information": np.array(information),
-            "total_correlation": float(
-                reached - log_z - (np.log(n_classes) - entropy)
-            ),
+            "total_correlation": float(reached - log_z - (np.log(n_classes) - entropy)),
             "label_entropy": float(entropy),
             "class_prior": prior.cpu().numpy(),
             "means": means.value.cpu().numpy(),

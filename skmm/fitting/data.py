@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,7 @@ class BatchIterator:
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor | None]]:
         order = self._order()
-        for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
+        for start, stop in pairwise(self.bounds):
             rows = slice(start, stop) if order is None else order[start:stop]
             yield self.dataset.batch(rows), self.dataset.targets(rows)
 
@@ -200,6 +201,6 @@ class BatchIterator:
         order = torch.randperm(len(self.dataset))
         if self.dataset.stream:
             # Neighbours on disk are read together; the order within a batch is free.
-            parts = zip(self.bounds[:-1], self.bounds[1:], strict=True)
+            parts = pairwise(self.bounds)
             order = torch.cat([order[a:b].sort().values for a, b in parts])
         return order.to(self.dataset.device)

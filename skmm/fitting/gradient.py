@@ -6,7 +6,7 @@ records, early stopping, checkpoints, scikit-learn's callbacks) is in `EpochCont
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -298,10 +298,8 @@ def train(
         checkpoint.restore(net, record)
     left = 0 if record.stopped else settings.max_epochs - len(record.losses)
     net.notify("on_train_begin", X=data, y=None)
-    try:
+    with suppress(StopTraining):
         net.fit_loop(data, epochs=left)
-    except StopTraining:
-        pass
     net.notify("on_train_end", X=data, y=None)
     if record.best_state is not None:
         network.load_state_dict(record.best_state)

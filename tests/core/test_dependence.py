@@ -323,7 +323,7 @@ def fit_additive(p):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_additive_optimum_is_the_sum_of_informations(seed):
+def test_additive_optimum_is_the_sum_over_modalities(seed):
     p = random_table(seed)
     tables, loss = fit_additive(p)
     expected = information(p, 0) + information(p, 1)
@@ -360,12 +360,14 @@ def test_absent_modalities_at_the_optimum(seed):
 
 
 def test_fit_on_rows_with_missing_modalities_recovers_the_same_optimum():
-    """40 % of the rows lack one modality at random: prior and informations stay."""
+    """40 % of the rows lack one modality at random: prior and contributions stay."""
     p = random_table(0)
     cells = torch.cartesian_prod(*(torch.arange(s) for s in p.shape))
-    y, w = cells[:, -1].repeat(3), p.reshape(-1).repeat(3) * torch.tensor(
-        [0.6, 0.2, 0.2]
-    ).double().repeat_interleave(len(cells))
+    y, w = (
+        cells[:, -1].repeat(3),
+        p.reshape(-1).repeat(3)
+        * torch.tensor([0.6, 0.2, 0.2]).double().repeat_interleave(len(cells)),
+    )
     observed = torch.ones(2, 3 * len(cells), dtype=torch.bool)
     observed[0, len(cells) : 2 * len(cells)] = False
     observed[1, 2 * len(cells) :] = False
@@ -495,9 +497,7 @@ def test_sampled_loss_approaches_the_loss_over_all_tuples():
             return float(tuple_loss(lambda v: score(torch.cat(v, 1)), z, y, n_tuples=n))
 
         exact = value(1600)
-        spread = {
-            n: np.std([value(n) - exact for _ in range(50)]) for n in (50, 800)
-        }
+        spread = {n: np.std([value(n) - exact for _ in range(50)]) for n in (50, 800)}
     assert spread[800] < spread[50] / 2
     assert spread[800] < 0.05
 
@@ -563,7 +563,7 @@ def test_totals_of_a_modality_without_rows():
 
 # ------------------------------------------------------------------- the comparison
 def test_cross_entropies_against_torch():
-    logits, y, weight = draw(0, m=2)
+    logits, y, _ = draw(0, m=2)
     expected = torch.nn.functional.cross_entropy(logits.sum(0), y)
     torch.testing.assert_close(joint_cross_entropy(logits.sum(0), y), expected)
     expected = sum(torch.nn.functional.cross_entropy(f, y) for f in logits)

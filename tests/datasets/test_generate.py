@@ -7,6 +7,7 @@ is at most 0.02; a tolerance of 0.08 is four of them.
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
@@ -26,6 +27,13 @@ def make(seed, **changes):
 
 def accuracy(probe, X, y):
     return (cross_val_predict(probe, X, y, cv=5) == y).mean()
+
+
+def information(probe, X, y):
+    """Nats that the probe's probabilities tell of the class, on held-out rows."""
+    proba = cross_val_predict(probe, X, y, cv=5, method="predict_proba")
+    classes = np.bincount(y) / len(y)
+    return -(classes * np.log(classes)).sum() - log_loss(y, proba)
 
 
 def part(X, structure, name):
@@ -68,7 +76,9 @@ def test_synergy_only_all_modalities_tell(seed, n_classes, n_modalities):
     residues = part(X, planted, "synergy")
     chance = 1 / n_classes
     assert accuracy(SVC(), residues, y) > 0.9
-    assert abs(accuracy(LogisticRegression(), X, y) - chance) < TOLERANCE
+    # Not accuracy: a line through XOR gets three of its four cells right by luck. In
+    # nats, evidence that adds up tells nothing; 0.02 is for luck between folds.
+    assert information(LogisticRegression(), X, y) < 0.02
     for columns in planted.columns.values():
         others = np.delete(X, columns["synergy"], axis=1)
         assert abs(accuracy(SVC(), others, y) - chance) < TOLERANCE

@@ -139,7 +139,7 @@ def test_early_stopping_restores_the_best_epoch(data):
 
 
 def test_held_out_rows_keep_class_proportions(data):
-    X, y = data
+    y = data[1]
     training, held_out = make(early_stopping=True, validation_fraction=0.25)._split(
         y, None, 0
     )
@@ -204,7 +204,7 @@ def test_warm_start_goes_on(data):
     assert np.array_equal(first, state(cold))
 
 
-# ------------------------------------------------------------------ scikit-learn callbacks
+# ---------------------------------------------------------- scikit-learn callbacks
 class CountEpochs:
     """A user's callback that is told of every epoch, however deep."""
 

@@ -1,0 +1,111 @@
+"""Fitted estimators as files: pickle, joblib, skops; arrays only."""
+
+import io
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+import skops.io
+import torch
+from sklearn.datasets import make_blobs
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skmm import Modality, TCMaxClassifier
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = make_blobs(60, n_features=5, centers=2, random_state=0)
+    X[::4, :3] = np.nan
+    return X, y
+
+
+def fitted(data, **kwargs):
+    groups = {"a": Modality(slice(0, 3)), "b": [4, 3]}
+    clf = TCMaxClassifier(groups, max_epochs=2, random_state=0, **kwargs)
+    return clf.fit(*data)
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [x for v in value for x in leaves(v)]
+    return leaves(vars(value)) if hasattr(value, "__dict__") else [value]
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_state_is_arrays(data, warm_start):
+    clf = fitted(data, warm_start=warm_start)
+    found = leaves(vars(clf))
+    assert len(found) > 30
+    kinds = {type(x) for x in found}
+    assert not any(issubclass(k, (torch.Tensor, torch.nn.Module)) for k in kinds)
+    assert b"torch" not in pickle.dumps(clf)
+
+
+def test_no_training_data_inside(data):
+    X, y = make_blobs(20_000, n_features=5, centers=2, random_state=0)
+    assert len(pickle.dumps(fitted((X, y)))) < 200_000 < X.nbytes
+
+
+@pytest.mark.parametrize("options", [{}, {"fusion": "mlp"}, {"warm_start": True}])
+def test_pickle(data, options):
+    clf = fitted(data, **options)
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(
+        again.predict_proba(data[0]), clf.predict_proba(data[0])
+    )
+
+
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+def test_joblib(data, tmp_path, mmap_mode):
+    pipe = make_pipeline(StandardScaler(), fitted(data)).fit(*data)
+    joblib.dump(pipe, tmp_path / "m.joblib")
+    again = joblib.load(tmp_path / "m.joblib", mmap_mode=mmap_mode)
+    np.testing.assert_array_equal(
+        again.predict_proba(data[0]), pipe.predict_proba(data[0])
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"fusion": "gated"}, {"warm_start": True}])
+def test_skops_trusts_only_this_package(data, options):
+    clf = fitted(data, **options)
+    file = skops.io.dumps(clf)
+    unknown = skops.io.get_untrusted_types(data=file)
+    assert unknown
+    assert all(name.startswith("skmm.") for name in unknown)
+    again = skops.io.loads(file, trusted=unknown)
+    np.testing.assert_array_equal(
+        again.predict_proba(data[0]), clf.predict_proba(data[0])
+    )
+
+
+class Own(torch.nn.Linear):
+    """A user's encoder class."""
+
+    def __init__(self, shape, n_components):
+        super().__init__(shape[0], n_components)
+
+
+def test_skops_refuses_a_users_class_until_it_is_trusted(data):
+    clf = fitted(data, encoder=Own)
+    file = skops.io.dumps(clf)
+    unknown = skops.io.get_untrusted_types(data=file)
+    (own,) = (name for name in unknown if name.endswith("Own"))
+    with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException, match="Own"):
+        skops.io.loads(file, trusted=[n for n in unknown if n != own])
+
+
+def test_a_model_set_to_a_gpu_opens_without_one(data, monkeypatch):
+    clf = fitted(data, device="cpu")
+    expected = clf.predict_proba(data[0])
+    file = io.BytesIO(pickle.dumps(clf.set_params(device="cuda:0")))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    again = pickle.load(file)
+    with pytest.warns(UserWarning, match="device='cuda:0' is not available"):
+        np.testing.assert_array_equal(again.predict_proba(data[0]), expected)
+    with pytest.raises(ValueError, match="device: 'cuda:0' is not available"):
+        again.fit(*data)
