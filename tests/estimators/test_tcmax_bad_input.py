@@ -58,11 +58,11 @@ def said(*parts):
 
 
 def content(value):
-    """What a call must leave alone: bytes of arrays and frames, else the repr."""
+    """What a call must leave alone: bytes of arrays, text of frames, else the repr."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.dtype, value.shape, value.tobytes()
     if isinstance(value, pd.DataFrame):
-        return list(value.columns), value.to_numpy().tobytes()
+        return value.dtypes.to_dict(), value.to_csv()
     return repr(value)
 
 
@@ -255,13 +255,13 @@ def test_every_parameter_has_a_row():
         pytest.param(
             {"net_params": {"nonsense": 1}},
             ValueError,
-            said("unexpected argument", "nonsense"),
+            said("nonsense"),
             id="net_params nonsense",
         ),
         pytest.param(
             {"net_params": {"optimizer__nonsense": 1}},
             TypeError,
-            said("unexpected", "nonsense"),
+            said("nonsense"),
             id="net_params nonsense for the optimizer",
         ),
         pytest.param(
@@ -769,13 +769,16 @@ def test_going_on_fails_without_harm(method, data, y, kwargs, raises, match):
     assert estimator.n_iter_ == 1
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_refit_with_a_wrong_parameter_fails_without_harm(method):
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", -1), ("loss", "no"), ("max_epochs", 0)]
+)
+def test_refit_with_a_wrong_parameter_fails_without_harm(name, value):
     estimator = classifier().fit(X, Y)
     before = estimator.predict_proba(X)
-    estimator.set_params(lr=-1)
-    text = said("'lr' parameter", "Got -1 ")
-    refuse(estimator, method, X, Y, raises=InvalidParameterError, match=text)
+    estimator.set_params(**{name: value})
+    text = said(f"'{name}' parameter", f"Got {value!r} ")
+    refuse(estimator, "fit", X, Y, raises=InvalidParameterError, match=text)
+    estimator.set_params(**{name: classifier().get_params()[name]})
     assert estimator.predict_proba(X).tobytes() == before.tobytes()
 
 
