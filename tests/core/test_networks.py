@@ -128,7 +128,7 @@ class TestEncoders:
         for name, parameter in encoder.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-            # A softmax does not feel a constant in its scores, nor any score of one step.
+            # A softmax feels no constant in its scores, nor the score of one step.
             blind = "attention." if shape[0] == 1 else "attention.bias"
             if not name.startswith(blind):
                 assert parameter.grad.abs().sum() > 0, name
