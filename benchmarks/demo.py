@@ -51,7 +51,8 @@ class Score:
 
     def __str__(self) -> str:
         accuracy = f"{np.mean(self.values):.3f} +- {np.std(self.values):.3f}"
-        return f"  {self.fraction:>4.0%}  {self.method:<36}{accuracy}{self.seconds:>7.1f} s"
+        head = f"{self.fraction:>6.0%}  {self.method:<36}"
+        return f"{head}{accuracy}{self.seconds:>7.1f} s"
 
 
 def ours(modalities: Any, **params: Any) -> Any:
@@ -145,7 +146,8 @@ def draw(scores: list[Score], told: dict[str, float], output: str) -> None:
         means = np.array([np.mean(s.values) for s in own])
         errors = np.array([np.std(s.values) for s in own])
         shares = [100 * s.fraction for s in own]
-        left.plot(shares, means, "o-", color=colour, label=method, lw=2)
+        above = 3 if method == OURS else 2
+        left.plot(shares, means, "o-", color=colour, label=method, lw=2, zorder=above)
         left.fill_between(
             shares, means - errors, means + errors, color=colour, alpha=0.15, lw=0
         )
