@@ -2,9 +2,9 @@
 Rows that lack modalities
 =========================
 
-Handwritten digits in six views, of which more and more go missing. One question: how much
-accuracy is left? The answer depends on the training loss, on what stands in for a missing
-view, and on whether the gaps were already there when the model was fitted.
+Handwritten digits in six views, of which more and more go missing. One question: how
+much accuracy is left? The answer depends on the training loss, on what stands in for a
+missing view, and on whether the gaps were already there when the model was fitted.
 
 Four models are compared:
 
@@ -13,8 +13,8 @@ Four models are compared:
 - the same network with `"unimodal"`, one cross-entropy a view;
 - a logistic regression on all columns, with missing cells filled by their means.
 
-The first three take the gaps as they are: an all-NaN block is a missing modality. Only the
-first has a probability model of the views, and sums a missing one out of it.
+The first three take the gaps as they are: an all-NaN block is a missing modality. Only
+the first has a probability model of the views, and sums a missing one out of it.
 """
 
 import matplotlib.pyplot as plt
@@ -32,8 +32,8 @@ from skmm.datasets import drop_modalities, load_mfeat
 # The data
 # --------
 #
-# A quarter of the rows is enough here. `drop_modalities` blanks whole views at random, and
-# leaves every row at least one. White is what a row lacks.
+# A quarter of the rows is enough here. `drop_modalities` blanks whole views at random,
+# and leaves every row at least one. White is what a row lacks.
 
 mfeat = load_mfeat()
 X, y = mfeat.data[::4], mfeat.target[::4]
@@ -55,10 +55,10 @@ axes[0].set_ylabel("row")
 # The comparison
 # --------------
 #
-# Each model is scored on three folds, in two situations: fitted on complete rows, with gaps
-# only in the rows to predict; and fitted on rows with as many gaps. The seeds are the same
-# for all, so that all see the same rows and the same gaps. Few epochs keep this example
-# short.
+# Each model is scored on three folds, in two situations: fitted on complete rows, with
+# gaps only in the rows to predict; and fitted on rows with as many gaps. The seeds are
+# the same for all, so that all see the same rows and the same gaps. Few epochs keep
+# this example short.
 
 losses = {
     "total correlation": "total_correlation",
@@ -66,7 +66,7 @@ losses = {
     "unimodal": "unimodal",
 }
 models = {
-    name: TCMaxClassifier(views, loss=loss, max_epochs=30, random_state=0)
+    name: TCMaxClassifier(views, loss=loss, lr=3e-3, max_epochs=30, random_state=0)
     for name, loss in losses.items()
 }
 models["logistic regression,\nmeans imputed"] = make_pipeline(
@@ -121,15 +121,15 @@ plt.show()
 # %%
 # On complete rows there is little to choose. With gaps the models part:
 #
-# - Joint cross-entropy fits the *sum* of the logits and leaves open what each view says by
-#   itself, so that a sum with a view left out can be far off.
-# - An imputed mean is not neutral either: to the regression it is an observation like any
-#   other, namely that of an average digit.
-# - Under total correlation, the logits of a view are measured against their own mean over
-#   the training rows, and leaving a view out is exact marginalisation. Here the unimodal
-#   loss does about as well: its views are trained apart, so each can stand alone. What
-#   separates the two is told in :ref:`tcmax`.
+# - Joint cross-entropy fits the *sum* of the logits and leaves open what each view says
+#   by itself, so that a sum with a view left out can be far off.
+# - An imputed mean is not neutral either: to the regression it is an observation like
+#   any other, namely that of an average digit.
+# - Under total correlation, the logits of a view are measured against their own mean
+#   over the training rows, and leaving a view out is exact marginalisation. Here the
+#   unimodal loss does about as well: its views are trained apart, so each can stand
+#   alone. What separates the two is told in :ref:`tcmax`.
 #
-# A few hundred rows, one pattern of gaps and three folds show the shape of the curves, no
-# more. And the gaps here fall independently of what the digit looks like, which those of
-# real data often do not.
+# A few hundred rows, one pattern of gaps and three folds show the shape of the curves,
+# no more. And the gaps here fall independently of what the digit looks like, which
+# those of real data often do not.

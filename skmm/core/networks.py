@@ -28,9 +28,7 @@ def mlp(
     """Linear layers of the given widths with ReLU and dropout between them."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(n_in, width), nn.ReLU()]
-        if dropout > 0:
-            layers.append(nn.Dropout(dropout))
+        layers += [nn.Linear(n_in, width), nn.ReLU(), nn.Dropout(dropout)]
         n_in = width
     layers.append(nn.Linear(n_in, n_out, bias=bias))
     return nn.Sequential(*layers)
@@ -133,7 +131,7 @@ class AttentionEncoder(nn.Module):
         self.step = nn.Sequential(
             nn.Linear(shape[1], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
-        self.attention = nn.Linear(width, 1)
+        self.attention = nn.Linear(width, 1, bias=False)  # softmax ignores shifts
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(width, n_out)
 
@@ -181,7 +179,13 @@ def build_encoder(
         If the kind does not fit the shape.
     """
     if not isinstance(kind, str):
-        return kind(tuple(shape), n_out)
+        module = kind(tuple(shape), n_out)
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                "encoder: expected a class or function that returns a torch module, "
+                f"but {kind!r} returned {type(module).__name__}."
+            )
+        return module
     if kind == "auto":
         kind = "mlp" if len(shape) == 1 else "conv"
     n_in = int(torch.Size(shape).numel())
@@ -362,6 +366,8 @@ class FusionNetwork(nn.Module):
     head : Module
     additive : bool
         Whether the head works a modality at a time.
+    n_components : int, default=None
+        Size that the embeddings must have; not checked by default.
     """
 
     def __init__(
@@ -370,9 +376,11 @@ class FusionNetwork(nn.Module):
         shapes: list[tuple[int, ...]],
         head: nn.Module,
         additive: bool,
+        n_components: int | None = None,
     ):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
+        self.n_components = n_components
         self.shapes = shapes
         self.head = head
         self.additive = additive
@@ -387,9 +395,14 @@ class FusionNetwork(nn.Module):
             zip(self.encoders, self.shapes, strict=True)
         ):
             x = blocks[m] if len(shape) == 1 else blocks[m].view(-1, *shape)
-            embeddings.append(
-                encoder(x, steps[m]) if self.with_steps[m] else encoder(x)
-            )
+            z = encoder(x, steps[m]) if self.with_steps[m] else encoder(x)
+            if self.n_components not in (None, z.shape[-1]) or z.dim() != 2:
+                raise ValueError(
+                    f"encoder: expected an embedding of shape (n, {self.n_components}) "
+                    f"of blocks of shape {tuple(shape)}, got {tuple(z.shape)} from "
+                    f"{type(encoder).__name__}."
+                )
+            embeddings.append(z)
         return torch.stack(embeddings)
 
     def forward(

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,9 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
 
+from skmm.core.networks import ENCODERS
 from skmm.fitting.checkpoint import Checkpoint, fingerprint
 from skmm.fitting.data import BlockData
 from skmm.fitting.gradient import (
@@ -24,8 +27,9 @@ from skmm.fitting.gradient import (
     train,
 )
 from skmm.modalities import (
-    Block,
     Layout,
+    OneModalityWarning,
+    _to_array,
     check_likelihood,
     check_observed,
     observed_modalities,
@@ -50,15 +54,30 @@ def to_arrays(value: Any) -> Any:
     return value
 
 
-def to_tensors(value: Any, device: torch.device) -> Any:
+def to_tensors(value: Any) -> Any:
     """Nested arrays to tensors: copies, since arrays may be read-only."""
     if isinstance(value, np.ndarray):
-        return torch.tensor(value, device=device)
+        return torch.tensor(value)
     if isinstance(value, Mapping):
-        return {k: to_tensors(v, device) for k, v in value.items()}
+        return {k: to_tensors(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [to_tensors(v, device) for v in value]
+        return [to_tensors(v) for v in value]
     return value
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Put the attributes back as they were if the block fails or is interrupted.
+
+    A refit that ends halfway would leave new classes or scales with old weights.
+    """
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 class GradientEstimator(CallbackSupportMixin, BaseEstimator):
@@ -95,7 +114,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
     # ------------------------------------------------------------ checks
     def _check_gradient_params(self, X: np.ndarray) -> None:
         """Check what `_parameter_constraints` can't say."""
-        _check_widths("hidden", self.hidden)
+        _check_fraction(self, len(X))
         clash = sorted(set(self.net_params or {}) & set(RESERVED_NET_PARAMS))
         if clash:
             raise ValueError(
@@ -144,37 +163,63 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         return torch.device("cpu")
 
     # ------------------------------------------------------------ data
-    def _fit_layout(self, original: Any, X: np.ndarray) -> Layout:
+    def _fit_layout(self, original: Any, X: np.ndarray, *, go_on: bool) -> Layout:
         """Resolve `modalities`, and set the fitted attributes that describe it."""
-        layout = resolve_modalities(
-            self.modalities,
-            # Selectors see X as the user gave it; lists have no columns to select.
-            original if hasattr(original, "shape") else X,
-            feature_names=getattr(self, "feature_names_in_", None),
-        )
+        with warnings.catch_warnings():
+            if go_on:  # the first fit has said it
+                warnings.simplefilter("ignore", OneModalityWarning)
+            layout = resolve_modalities(
+                self.modalities,
+                # Selectors see X as the user gave it; lists have no columns.
+                original if hasattr(original, "shape") else X,
+                feature_names=getattr(self, "feature_names_in_", None),
+            )
+        if go_on and layout != self._layout:
+            raise ValueError(
+                "modalities: can't change while training goes on from the last fit, "
+                f"whose groups were {self._layout.names}. Fit anew: warm_start=False, "
+                "or a clone for partial_fit."
+            )
         check_likelihood(X, layout)
         self._layout = layout
         self.modality_names_in_ = np.array(layout.names, dtype=object)
         self.modality_indices_ = layout.indices
         return layout
 
-    def _encoder_kind(self, block: Block) -> Any:
-        """Kind of encoder of a block: its `Modality`'s, else the parameter's."""
-        if block.encoder is not None:
-            return block.encoder
-        if isinstance(self.encoder, Mapping):
-            return self.encoder.get(block.name, "auto")
-        return self.encoder
-
-    def _check_encoder_names(self, layout: Layout) -> None:
-        if not isinstance(self.encoder, Mapping):
-            return
-        unknown = sorted(set(self.encoder) - set(layout.names))
+    def _encoder_kinds(self, layout: Layout) -> list[Any]:
+        """Kind of each block's encoder: its `Modality`'s, else the parameter's."""
+        given = self.encoder if isinstance(self.encoder, Mapping) else None
+        unknown = [name for name in given or () if name not in layout.names]
         if unknown:
             raise ValueError(
                 f"encoder: expected names among the modalities {layout.names}, got "
                 f"{unknown}."
             )
+        kinds = []
+        for block in layout:
+            kind = self.encoder if given is None else given.get(block.name, "auto")
+            kind = kind if block.encoder is None else block.encoder
+            _check_encoder(kind, block.name)
+            kinds.append(kind)
+        return kinds
+
+    def _keep_architecture(self, go_on: bool, **parts: Any) -> None:
+        """Keep what the network is built from; training can't go on with another.
+
+        Prediction builds the network from this, not from parameters that may have
+        been set since.
+        """
+        if go_on:
+            changed = [k for k, v in parts.items() if self._architecture[k] != v]
+            if changed:
+                was = {k: self._architecture[k] for k in changed}
+                raise ValueError(
+                    f"{', '.join(changed)}: can't change while training goes on from "
+                    f"the last fit; it was {was}, got "
+                    f"{ {k: parts[k] for k in changed} }. Fit anew: warm_start=False, "
+                    "or a clone for partial_fit."
+                )
+        self._architecture = parts
 
     def _predict_data(
         self, X: Any, y: np.ndarray | None = None, weight: np.ndarray | None = None
@@ -196,20 +241,21 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         )
 
     # ------------------------------------------------------------ training
-    def _training_settings(self, **changes: Any) -> TrainingSettings:
-        values = {
-            "lr": self.lr,
-            "max_epochs": self.max_epochs,
-            "batch_size": self.batch_size,
-            "weight_decay": self.weight_decay,
-            "lr_schedule": self.lr_schedule,
-            "clip_norm": self.clip_norm,
-            "n_iter_no_change": self.n_iter_no_change,
-            "precision": self.precision,
-            "verbose": int(self.verbose),
-            "net_params": self.net_params or {},
-        }
-        return TrainingSettings(**{**values, **changes})
+    def _training_settings(
+        self, max_epochs: int, *, constant: bool
+    ) -> TrainingSettings:
+        return TrainingSettings(
+            lr=self.lr,
+            max_epochs=max_epochs,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            lr_schedule="constant" if constant else self.lr_schedule,
+            clip_norm=self.clip_norm,
+            n_iter_no_change=self.n_iter_no_change,
+            precision=self.precision,
+            verbose=int(self.verbose),
+            net_params=self.net_params or {},
+        )
 
     def _train(
         self,
@@ -235,7 +281,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
             hooks,
             validation=validation,
             checkpoint=checkpoint,
-            optimizer_state=None if before is None else to_tensors(before, data.device),
+            optimizer_state=None if before is None else to_tensors(before),
             callbacks=callbacks,
         )
         if checkpoint is not None:
@@ -274,20 +320,61 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         # Building draws initial weights that the state replaces.
         with seeded(0, torch.device("cpu")):
             network = self._build_network()
-        network.load_state_dict(to_tensors(self._network_state, torch.device("cpu")))
+        network.load_state_dict(to_tensors(self._network_state))
         return network.to(device).eval()
 
     def _build_network(self) -> torch.nn.Module:
         raise NotImplementedError
 
 
-def _check_widths(name: str, widths: Any) -> None:
-    """Check that layer widths are positive integers."""
-    bad = [w for w in widths if not isinstance(w, Integral) or w < 1]
-    if bad:
+def _check_widths(name: str, widths: Any) -> tuple[int, ...]:
+    """Layer widths as a tuple, checked to be positive integers."""
+    valid = np.ndim(widths) == 1 and all(
+        isinstance(w, Integral) and not isinstance(w, bool) and w > 0 for w in widths
+    )
+    if not valid:
         raise ValueError(
             f"{name}: expected a sequence of positive integers, got {widths!r}."
         )
+    return tuple(int(w) for w in widths)
+
+
+def _check_fraction(estimator: Any, n_samples: int) -> None:
+    """Check that early stopping leaves rows on both sides."""
+    if not estimator.early_stopping:
+        return
+    held_out = int(np.ceil(estimator.validation_fraction * n_samples))
+    if held_out >= n_samples:
+        raise ValueError(
+            f"validation_fraction: {estimator.validation_fraction} of {n_samples} "
+            "samples leaves none to train on. Use a smaller fraction."
+        )
+
+
+def _check_encoder(kind: Any, modality: str) -> None:
+    """Check the kind of one modality's encoder."""
+    if isinstance(kind, str):
+        if kind not in ENCODERS:
+            raise ValueError(
+                f"encoder: expected one of {ENCODERS} or a class for the modality "
+                f"{modality!r}, got {kind!r}."
+            )
+    elif not callable(kind) or isinstance(kind, torch.nn.Module):
+        raise TypeError(
+            f"encoder: expected one of {ENCODERS} or a class for the modality "
+            f"{modality!r}, called as encoder(shape, n_components), got {kind!r}. "
+            "Pass the class, not a module made from it."
+        )
+
+
+def check_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+    """Row weights in float64: ones where none are given, never all zero."""
+    return _check_sample_weight(
+        _to_array(sample_weight, "sample_weight"),
+        X,
+        dtype=np.float64,
+        ensure_non_negative=True,
+    )
 
 
 def fit_scaler(

@@ -9,11 +9,13 @@ import torch
 from sklearn.base import ClassifierMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+)
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor
 
@@ -40,6 +42,8 @@ from skmm.core.networks import (
 from skmm.estimators._gradient import (
     GradientEstimator,
     _check_widths,
+    all_or_nothing,
+    check_weight,
     fit_scaler,
     to_arrays,
     to_tensors,
@@ -432,7 +436,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         y : array-like of shape (n_samples,)
             Class labels.
         classes : array-like of shape (n_classes,), default=None
-            All classes; needed at the first call only, if y lacks some.
+            All classes; needed at the first call.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative row weights.
 
@@ -460,82 +464,87 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def _fit(
         self, X, y, sample_weight, *, go_on, max_epochs, partial=False, classes=None
     ):
-        original, metadata = X, {"sample_weight": sample_weight}
+        told = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         context = self._init_callback_context(max_subtasks=max_epochs)
-        context.call_on_fit_task_begin(
-            estimator=self, X=original, y=y, metadata=metadata
+        context.call_on_fit_task_begin(estimator=self, **told)
+        with all_or_nothing(self):
+            rows = self._check_rows(
+                X, y, sample_weight, go_on=go_on, partial=partial, classes=classes
+            )
+            attributes = self._run(
+                rows, context, told, go_on=go_on, max_epochs=max_epochs, partial=partial
+            )
+        context.call_on_fit_task_end(
+            estimator=self,
+            **told,
+            reconstruction_attributes=lambda: attributes,
         )
-        X, y_raw = validate_input(self, X, y=y, reset=not go_on)
-        self._check_params(X)
-        codes = self._encode(y_raw, go_on=go_on, classes=classes)
-        weight = self._weights(X, codes, sample_weight)
-        if not go_on:
-            layout = self._fit_layout(original, X)
-            self._check_encoder_names(layout)
-            self._dtype = X.dtype.name
-            self._scaler, observed = fit_scaler(X, layout, weight)
-        else:
-            observed = observed_modalities(X, self._layout)
+        return self
 
+    def _check_rows(self, X, y, sample_weight, *, go_on, partial, classes):
+        """Validated X, masks, label codes and weights; sets what describes them."""
+        original = X
+        X, y = validate_input(self, X, y=y, reset=not go_on)
+        self._check_params(X)
+        codes = self._encode(y, go_on=go_on, partial=partial, classes=classes)
+        weight = self._weights(X, codes, sample_weight)
+        layout = self._fit_layout(original, X, go_on=go_on)
+        self._keep_architecture(
+            go_on,
+            encoder=self._encoder_kinds(layout),
+            n_components=self.n_components,
+            hidden=_check_widths("hidden", self.hidden),
+            fusion=self.fusion,
+            shared_head=self.shared_head,
+            head_hidden=_check_widths("head_hidden", self.head_hidden),
+            temperature=self.temperature,
+        )
+        self._trained_loss = self.loss
+        if go_on:
+            return X, observed_modalities(X, layout), codes, weight
+        self._dtype = X.dtype.name
+        self._scaler, observed = fit_scaler(X, layout, weight)
+        return X, observed, codes, weight
+
+    def _run(self, rows, context, told, *, go_on, max_epochs, partial):
+        """Train on checked rows, and set what was learnt."""
         device = self._resolve_device(fitting=True)
         seed = self._seed()
-        kept = None if weight is None else np.flatnonzero(weight > 0)
-        training, held_out = self._split(codes, kept, seed)
-        arrays = (X, observed, codes, weight)
-        data = self._block_data(*arrays, device=device, rows=training)
-        validation = (
-            None
-            if held_out is None
-            else self._block_data(*arrays, device=device, rows=held_out)
-        )
-        loss = _Loss(self.loss, self.n_tuples, self.n_draws, self.ogm_alpha)
-        settings = self._training_settings(max_epochs=max_epochs)
-        if partial:
-            settings = self._training_settings(
-                max_epochs=max_epochs, lr_schedule="constant"
-            )
+        training, held_out = self._split(*rows[2:], seed)
+        data = self._block_data(*rows, device=device, rows=training)
+        validation = None
+        if held_out is not None:
+            validation = self._block_data(*rows, device=device, rows=held_out)
+        merge = partial and go_on
         hooks = EpochHooks(
             context,
             self,
-            original,
-            y,
-            metadata,
-            lambda network: self._fitted_attributes(network, data, seed, partial),
+            told,
+            lambda network: self._fitted_attributes(network, data, seed, merge),
         )
+        loss = _Loss(self.loss, self.n_tuples, self.n_draws, self.ogm_alpha)
         with seeded(seed, device):
             network = self._build_network()
             if go_on:
-                network.load_state_dict(
-                    to_tensors(self._network_state, torch.device("cpu"))
-                )
-            network.to(device)
+                network.load_state_dict(to_tensors(self._network_state))
             record = self._train(
-                network,
+                network.to(device),
                 loss,
                 data,
-                settings,
+                self._training_settings(max_epochs, constant=partial),
                 hooks,
                 validation=validation,
                 callbacks=(_ModulateGradients(loss),) if self.loss == "ogm_ge" else (),
                 go_on=go_on,
                 keep_optimizer=partial or self.warm_start,
             )
-        attributes = self._fitted_attributes(network, data, seed, partial and go_on)
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        attributes = self._fitted_attributes(network, data, seed, merge)
+        vars(self).update(attributes)
         self._record(record, added=go_on)
-        context.call_on_fit_task_end(
-            estimator=self,
-            X=original,
-            y=y,
-            metadata=metadata,
-            reconstruction_attributes=lambda: attributes,
-        )
-        return self
+        return attributes
 
     def _check_params(self, X: np.ndarray) -> None:
         self._check_gradient_params(X)
-        _check_widths("head_hidden", self.head_hidden)
         additive = self.fusion in ADDITIVE_FUSIONS
         if self.loss in ("unimodal", "ogm_ge") and not additive:
             raise ValueError(
@@ -556,19 +565,18 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 "fusion='additive'."
             )
 
-    def _encode(self, y, *, go_on: bool, classes) -> np.ndarray:
+    def _encode(self, y, *, go_on, partial=False, classes=None) -> np.ndarray:
         """Labels as codes 0..C-1; sets `classes_` where this is a first fit."""
         check_classification_targets(y)
-        encoder = LabelEncoder()
-        if not go_on:
-            found = np.unique(y) if classes is None else np.unique(classes)
-            if len(found) < 2:
-                raise ValueError(
-                    "y: expected at least 2 classes, got one class only "
-                    f"({found[0]!r}). There is nothing to tell apart."
-                )
-            self.classes_ = found
-        encoder.classes_ = self.classes_
+        if partial:
+            _check_partial_fit_first_call(self, classes)
+        elif not go_on:
+            self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                "y: expected at least 2 classes, got one class only, or none: "
+                f"{self.classes_.tolist()}. There is nothing to tell apart."
+            )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
@@ -576,79 +584,78 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 f"{unknown.tolist()}. Give all of them in partial_fit(classes=...) at "
                 "the first call, or fit anew."
             )
-        return encoder.transform(y).astype(np.int64)
+        return np.searchsorted(self.classes_, y)
 
     def _weights(self, X, codes, sample_weight) -> np.ndarray | None:
         """Row weights times class weights; None where all are one."""
         if sample_weight is None and self.class_weight is None:
             return None
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        weight = check_weight(sample_weight, X)
+        if self.class_weight is None:
+            return weight
+        counted = weight > 0
+        present = np.unique(codes[counted])
+        of_class = np.ones(len(self.classes_))
+        of_class[present] = compute_class_weight(
+            self.class_weight,
+            classes=self.classes_[present],
+            y=self.classes_[codes[counted]],
+            sample_weight=weight[counted],
         )
-        if not weight.any():
+        positive = of_class[present] > 0
+        if not (
+            np.isfinite(of_class).all() and (of_class >= 0).all() and any(positive)
+        ):
             raise ValueError(
-                "sample_weight: expected at least one positive weight, got all zeros."
+                "class_weight: expected finite, non-negative weights, at least one of "
+                f"them positive, got {self.class_weight!r}."
             )
-        if self.class_weight is not None:
-            present = np.unique(codes[weight > 0])
-            counted = np.isin(codes, present)
-            of_class = np.ones(len(self.classes_))
-            of_class[present] = compute_class_weight(
-                self.class_weight,
-                classes=self.classes_[present],
-                y=self.classes_[codes[counted]],
-                sample_weight=weight[counted],
-            )
-            weight = weight * of_class[codes]
-        return weight
+        return weight * of_class[codes]
 
     def _split(
-        self, codes: np.ndarray, kept: np.ndarray | None, seed: int
+        self, codes: np.ndarray, weight: np.ndarray | None, seed: int
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Rows to train on (None: all) and to hold out, classes in proportion."""
+        # A row of weight zero is a row that is not there.
+        kept = np.arange(len(codes)) if weight is None else np.flatnonzero(weight)
         if not self.early_stopping:
-            return (None if kept is None or len(kept) == len(codes) else kept), None
-        rows = np.arange(len(codes)) if kept is None else kept
-        counts = np.bincount(codes[rows])
-        held_out = int(np.ceil(self.validation_fraction * len(rows)))
+            return (None if len(kept) == len(codes) else kept), None
+        counts = np.bincount(codes[kept])
+        n_classes = np.count_nonzero(counts)
+        held_out = int(np.ceil(self.validation_fraction * len(kept)))
         can_stratify = (
             counts[counts > 0].min() >= 2
-            and held_out >= (counts > 0).sum()
-            and len(rows) - held_out >= (counts > 0).sum()
+            and min(held_out, len(kept) - held_out) >= n_classes
         )
         training, validation = train_test_split(
-            rows,
+            kept,
             test_size=self.validation_fraction,
             random_state=seed,
-            stratify=codes[rows] if can_stratify else None,
+            stratify=codes[kept] if can_stratify else None,
         )
         return np.sort(training), np.sort(validation)
 
     def _build_network(self) -> FusionNetwork:
+        a = self._architecture
         encoders = [
-            build_encoder(
-                self._encoder_kind(block),
-                block.shape,
-                self.n_components,
-                self.hidden,
-                self.dropout,
-            )
-            for block in self._layout
+            build_encoder(kind, b.shape, a["n_components"], a["hidden"], self.dropout)
+            for kind, b in zip(a["encoder"], self._layout, strict=True)
         ]
         head = build_head(
-            self.fusion,
+            a["fusion"],
             len(encoders),
-            self.n_components,
+            a["n_components"],
             len(self.classes_),
-            self.head_hidden,
-            self.shared_head,
-            self.temperature,
+            a["head_hidden"],
+            a["shared_head"],
+            a["temperature"],
         )
         network = FusionNetwork(
             encoders,
             [block.shape for block in self._layout],
             head,
-            additive=self.fusion in ADDITIVE_FUSIONS,
+            additive=a["fusion"] in ADDITIVE_FUSIONS,
+            n_components=a["n_components"],
         )
         return network.to(getattr(torch, self._dtype))
 
@@ -688,7 +695,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         """Sums of the bound, and weighted mean embeddings, over some rows."""
         n_modalities, n_classes = len(self._layout), len(self.classes_)
         totals = AdditiveTotals(n_modalities, n_classes, device=data.device)
-        means = _Means(n_modalities, self.n_components, data.device)
+        means = _Means(n_modalities, self._architecture["n_components"], data.device)
         for rows, batch, z, logits in self._outputs(network, data):
             y = data.targets(rows)
             weight = _batch_weight(batch, z)
@@ -740,7 +747,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def _joint_totals(self, network, data) -> tuple[Tensor, dict[str, Any]]:
         """Reference embeddings, and the bound of a fusion that is not additive."""
         n_modalities, n_classes = len(self._layout), len(self.classes_)
-        means = _Means(n_modalities, self.n_components, data.device)
+        means = _Means(n_modalities, self._architecture["n_components"], data.device)
         parts = [
             (z, _batch_weight(batch, z), batch["observed"], data.targets(rows))
             for rows, batch, z, _ in self._outputs(network, data)
@@ -803,12 +810,12 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         self, network, z: Tensor, logits: Tensor | None, observed: Tensor
     ) -> Tensor:
         """Unnormalised log-posteriors ``(B, C)`` from whatever is observed."""
-        if self.loss == "unimodal":
+        if self._trained_loss == "unimodal":
             fused = torch.where(observed.unsqueeze(-1), logits, 0).sum(0)
             prior = np.log(np.maximum(self.class_prior_, 1e-300))
             alone = torch.tensor(prior).to(fused)
             return torch.where(observed.any(0).unsqueeze(-1), fused, alone)
-        if self.loss != "total_correlation":
+        if self._trained_loss != "total_correlation":
             return _cross_entropy_logits(network, z, logits, observed)
         if logits is not None:
             partition = torch.tensor(self.log_partition_).to(logits)
@@ -834,7 +841,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
 
     def _position(self, modality: str) -> int:
         names = self.modality_names_in_.tolist()
-        if modality not in names:
+        if not isinstance(modality, str) or modality not in names:
             raise ValueError(f"modality: expected one of {names}, got {modality!r}.")
         return names.index(modality)
 
@@ -993,12 +1000,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         """
         check_is_fitted(self)
         X, y = validate_input(self, X, y=y, reset=False)
-        codes = self._encode(y, go_on=True, classes=None)
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
+        codes = self._encode(y, go_on=True)
+        weight = None if sample_weight is None else check_weight(sample_weight, X)
         data = self._block_data(
             X,
             observed_modalities(X, self._layout),
@@ -1058,7 +1061,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             [
                 f"{name}__tcmax{j}"
                 for name in self.modality_names_in_
-                for j in range(self.n_components)
+                for j in range(self._architecture["n_components"])
             ],
             dtype=object,
         )

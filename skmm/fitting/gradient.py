@@ -33,6 +33,7 @@ RESERVED_NET_PARAMS = (
     "verbose",
     "warm_start",
     "train_split",
+    "precision",
     "optimizer__lr",
     "optimizer__weight_decay",
 )
@@ -193,6 +194,12 @@ class EpochControl(Callback):
         record, settings = self.record, self.settings
         epoch = net.history[-1]
         record.losses.append(epoch["train_loss"])
+        if not math.isfinite(record.losses[-1]):
+            raise ValueError(
+                f"training diverged: the loss of epoch {len(record.losses)} is "
+                f"{record.losses[-1]}. Use a smaller lr (it is {settings.lr}) or a "
+                f"smaller clip_norm (it is {settings.clip_norm})."
+            )
         if "valid_loss" in epoch:
             loss = epoch["valid_loss"]
             record.note_validation(loss, net.module_, settings.tol)
@@ -221,29 +228,28 @@ class EpochHooks:
     context : CallbackContext
         The root context of the fit, whose subtasks are the epochs.
     estimator : estimator
-    X, y : training data as the estimator got them
-    metadata : dict
+    told : dict
+        X, y and metadata as the estimator got them.
     fitted_attributes : callable
         From the network to the attributes of a fitted copy of the estimator; called
         only where a callback asks for one.
     """
 
-    def __init__(self, context, estimator, X, y, metadata, fitted_attributes):
-        self.context, self.estimator = context, estimator
-        self.data = {"X": X, "y": y, "metadata": metadata}
+    def __init__(self, context, estimator, told, fitted_attributes):
+        self.context, self.estimator, self.told = context, estimator, told
         self.fitted_attributes = fitted_attributes
         self.epoch = None
 
     def begin(self) -> None:
         """Open the epoch's task."""
         self.epoch = self.context.subcontext(task_name="epoch")
-        self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.data)
+        self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.told)
 
     def end(self, network: nn.Module) -> bool:
         """Close the epoch's task; True where a callback asks to stop."""
         return self.epoch.call_on_fit_task_end(
             estimator=self.estimator,
-            **self.data,
+            **self.told,
             reconstruction_attributes=lambda: self.fitted_attributes(network),
         )
 
@@ -290,8 +296,15 @@ def train(
     """
     record = TrainingRecord()
     control = EpochControl(settings, record, hooks, checkpoint)
-    net = _build_net(network, loss, settings, validation, [*callbacks], control)
-    net.initialize()
+    try:
+        net = _build_net(network, loss, settings, validation, [*callbacks], control)
+        net.initialize()
+    except (TypeError, ValueError) as error:
+        if not settings.net_params:
+            raise
+        raise type(error)(
+            f"net_params: skorch does not take {dict(settings.net_params)}: {error}"
+        ) from error
     if optimizer_state is not None:
         net.optimizer_.load_state_dict(optimizer_state)
     if checkpoint is not None:

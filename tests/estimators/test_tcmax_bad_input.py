@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
+from skorch.callbacks import Callback
 
 from skmm import TCMaxClassifier
 from skmm.modalities import Modality
@@ -126,7 +127,8 @@ def test_parameter_out_of_range(name, value):
     text = said(f"'{name}' parameter of TCMaxClassifier must be", f"Got {value!r} ")
     wrong = {"raises": InvalidParameterError, "match": text}
     refuse(classifier(**{name: value}), "fit", X, Y, **wrong)
-    refuse(classifier(**{name: value}), "partial_fit", X, Y, **wrong)
+    estimator = classifier(**{name: value})
+    refuse(estimator, "partial_fit", X, Y, classes=[0, 1], **wrong)
 
 
 def test_every_parameter_has_a_row():
@@ -181,12 +183,12 @@ def test_every_parameter_has_a_row():
                 said(f"encoder: '{kind}'", "shape (2,)", "Use 'linear' or 'mlp'"),
                 id=f"encoder {kind} of a vector",
             )
-            for kind in ("no", "conv", "attention")
+            for kind in ("conv", "attention")
         ),
         pytest.param(
             {"encoder": {"modality0": "no"}},
             ValueError,
-            said("encoder: 'no'", "shape (2,)"),
+            said("encoder: expected one of", "'modality0'", "got 'no'"),
             id="encoder dict with an unknown kind",
         ),
         pytest.param(
@@ -393,7 +395,9 @@ def test_checkpoints_without_an_int_random_state(tmp_path, state):
 )
 def test_data(data, y, raises, match):
     refuse(classifier(), "fit", data, y, raises=raises, match=match)
-    refuse(classifier(), "partial_fit", data, y, raises=raises, match=match)
+    if match != said("y: expected at least 2", "0"):  # partial_fit is told the classes
+        wrong = {"raises": raises, "match": match, "classes": [0, 1]}
+        refuse(classifier(), "partial_fit", data, y, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +417,7 @@ def test_data(data, y, raises, match):
 def test_sample_weight(weight, match):
     wrong = {"raises": ValueError, "match": match, "sample_weight": weight}
     refuse(classifier(), "fit", X, Y, **wrong)
-    refuse(classifier(), "partial_fit", X, Y, **wrong)
+    refuse(classifier(), "partial_fit", X, Y, classes=[0, 1], **wrong)
     refuse(classifier().fit(X, Y), "total_correlation", X, Y, **wrong)
 
 
@@ -662,7 +666,7 @@ def test_modalities(modalities, data, raises, match):
                 said(f"encoder: '{kind}' does not fit", "shape (3,)"),
                 id=f"encoder {kind} of a vector",
             )
-            for kind in ("no", "conv", "attention")
+            for kind in ("conv", "attention")
         ),
         pytest.param(
             {"encoder": "attention", "shape": (1, 1, 3)},
@@ -752,7 +756,7 @@ GO_ON = [
 @pytest.mark.parametrize(("data", "y", "kwargs", "raises", "match"), GO_ON)
 def test_going_on_fails_without_harm(method, data, y, kwargs, raises, match):
     estimator = classifier(warm_start=True)
-    getattr(estimator, method)(X, Y)
+    estimator.partial_fit(X, Y, classes=[0, 1])
     before = estimator.predict_proba(X)
     refuse(estimator, method, data, y, raises=raises, match=match, **kwargs)
     assert estimator.predict_proba(X).tobytes() == before.tobytes()
@@ -944,3 +948,179 @@ def test_set_params(name):
 def test_constructor(args, kwargs, match):
     with pytest.raises(TypeError, match=match):
         TCMaxClassifier(*args, **kwargs)
+
+
+# ---------------------------------------------------------- fits that fail midway
+@pytest.mark.parametrize(
+    ("data", "y"),
+    [
+        pytest.param(INFINITE, np.array(list("ab" * 6)), id="other labels"),
+        pytest.param(INFINITE, np.arange(12) % 3, id="another number of classes"),
+        pytest.param(X[:, :4], Y, id="another number of columns"),
+    ],
+)
+def test_a_failed_refit_leaves_the_fitted_estimator(data, y):
+    estimator = classifier().fit(X, Y)
+    before = estimator.predict_proba(X)
+    with pytest.raises(ValueError, match=r"infinity|4 feature\(s\)"):
+        estimator.fit(data, y)
+    assert estimator.predict_proba(X).tobytes() == before.tobytes()
+    assert estimator.classes_.tolist() == [0, 1]
+
+
+def test_an_interrupted_refit_leaves_the_fitted_estimator():
+    class Interrupt(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    estimator = classifier().fit(X, Y)
+    before = estimator.predict_proba(X)
+    estimator.set_params(net_params={"callbacks": [Interrupt()]})
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(100 + 50 * X, Y)
+    assert estimator.predict_proba(X).tobytes() == before.tobytes()
+
+
+def test_a_failed_first_fit_leaves_nothing_fitted():
+    estimator = classifier()
+    with pytest.raises(ValueError, match="infinity"):
+        estimator.fit(INFINITE, Y)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+    with pytest.raises(NotFittedError):
+        estimator.get_feature_names_out()
+
+
+def test_training_that_diverges():
+    estimator = classifier(lr=1e10, max_epochs=20, hidden=(4, 4))
+    text = said("training diverged: the loss of epoch ", "smaller lr (it is 1", "clip")
+    refuse(estimator, "fit", X, Y, raises=ValueError, match=text)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{0: -1.0, 1: 1.0}, {0: np.nan, 1: 1.0}, {0: np.inf, 1: 1.0}, {0: 0, 1: 0}],
+)
+def test_class_weights_of_no_use(weights):
+    text = said("class_weight: expected finite, non-negative weights", "got {0: ")
+    estimator = classifier(class_weight=weights)
+    refuse(estimator, "fit", X, Y, raises=ValueError, match=text)
+
+
+def test_prediction_does_not_read_parameters_set_since():
+    estimator = classifier(fusion="cosine").fit(X, Y)
+    before = estimator.predict_proba(X)
+    estimator.set_params(
+        temperature=1.0, n_components=9, hidden=(5,), fusion="mlp", loss="unimodal"
+    )
+    assert estimator.predict_proba(X).tobytes() == before.tobytes()
+    assert len(estimator.get_feature_names_out()) == estimator.transform(X).shape[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"n_components": 9}, said("n_components: can't change", "3", "got", "9")),
+        ({"hidden": (5, 5)}, said("hidden: can't change", "(4,)", "got", "(5, 5)")),
+        ({"fusion": "mlp"}, said("fusion: can't change", "additive", "got", "mlp")),
+        ({"encoder": "linear"}, said("encoder: can't change", "auto", "linear")),
+        ({"modalities": [1, 4]}, said("modalities: can't change", "Fit anew")),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_going_on_with_another_network(change, match, method):
+    estimator = classifier(warm_start=True).fit(X, Y).set_params(**change)
+    refuse(estimator, method, X, Y, raises=ValueError, match=match)
+
+
+def test_dropout_may_change_while_training_goes_on():
+    estimator = classifier(warm_start=True).fit(X, Y).set_params(dropout=0.5)
+    assert estimator.fit(X, Y).n_iter_ == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "match"),
+    [
+        (None, said("classes must be passed on the first call")),
+        ([0], said("at least 2 classes", "[0]")),
+        ([], said("at least 2 classes", "[]")),
+    ],
+)
+def test_classes_of_a_first_partial_fit(classes, match):
+    wrong = {"raises": ValueError, "match": match, "classes": classes}
+    refuse(classifier(), "partial_fit", X, Y, **wrong)
+
+
+def test_other_classes_at_a_second_partial_fit():
+    estimator = classifier().partial_fit(X, Y, classes=[0, 1])
+    text = said("classes=", "not the same")
+    wrong = {"raises": ValueError, "match": text, "classes": [0, 1, 2]}
+    refuse(estimator, "partial_fit", X, Y, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "raises", "match"),
+    [
+        (
+            torch.nn.Linear(5, 3),
+            TypeError,
+            said("encoder: expected", "Pass the class, not a module"),
+        ),
+        ({"modality0": 3}, TypeError, said("encoder: expected", "'modality0'", "3")),
+        ({"modality0": None}, TypeError, said("encoder: expected", "got None")),
+        ({3: "mlp", "zz": "mlp"}, ValueError, said("encoder: expected names", "[3, ")),
+        (
+            lambda shape, n: None,
+            TypeError,
+            said("encoder: expected", "returns a torch module", "NoneType"),
+        ),
+        (
+            lambda shape, n: torch.nn.Linear(shape[0], n + 1),
+            ValueError,
+            said("encoder: expected an embedding of shape (n, 3)", "4)", "Linear"),
+        ),
+    ],
+)
+def test_encoders_of_no_use(encoder, raises, match):
+    estimator = classifier(encoder=encoder)
+    refuse(estimator, "fit", X, Y, raises=raises, match=match)
+
+
+@pytest.mark.parametrize(
+    ("params", "raises"),
+    [
+        ({"nonsense": 1}, ValueError),
+        ({"optimizer": "SGD"}, TypeError),
+        ({"precision": "bf16"}, ValueError),
+    ],
+)
+def test_net_params_of_no_use(params, raises):
+    match = said("net_params: ", next(iter(params)))
+    refuse(classifier(net_params=params), "fit", X, Y, raises=raises, match=match)
+
+
+@pytest.mark.parametrize("widths", [(True,), np.ones((2, 2), int), (4, 0), ("a",)])
+@pytest.mark.parametrize("name", ["hidden", "head_hidden"])
+def test_widths_of_no_use(name, widths):
+    text = said(f"{name}: expected a sequence of positive integers", "got ")
+    estimator = classifier(**{name: widths})
+    refuse(estimator, "fit", X, Y, raises=ValueError, match=text)
+
+
+def test_no_rows_left_to_train_on():
+    estimator = classifier(early_stopping=True, validation_fraction=0.99)
+    text = said("validation_fraction: 0.99 of 12 samples leaves none")
+    refuse(estimator, "fit", X, Y, raises=ValueError, match=text)
+
+
+def test_weights_on_another_device(fitted):
+    text = said("sample_weight: expected", "'cuda:0'", "sample_weight.cpu()")
+    wrong = {"raises": TypeError, "match": text, "sample_weight": on_device("cuda:0")}
+    refuse(classifier(), "fit", X, Y, **wrong)
+    refuse(fitted, "total_correlation", X, Y, **wrong)
+
+
+def test_a_modality_asked_for_by_an_array(fitted):
+    names = np.array(["modality0", "modality1"])
+    text = said("modality: expected one of", "got array(")
+    refuse(fitted, "predict_proba_modality", X, names, raises=ValueError, match=text)

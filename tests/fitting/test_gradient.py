@@ -168,7 +168,7 @@ def test_partial_fit_in_full_batch_equals_epochs_of_fit(data):
     whole = make(max_epochs=3, **options).fit(X, y)
     parts = make(**options)
     for _ in range(3):
-        parts.partial_fit(X, y)
+        parts.partial_fit(X, y, classes=[0, 1, 2])
     np.testing.assert_allclose(state(whole), state(parts), atol=1e-12)
     assert whole.loss_curve_ == pytest.approx(parts.loss_curve_, abs=1e-12)
 
@@ -184,7 +184,7 @@ def test_partial_fit_knows_classes_it_has_not_seen(data):
 
 def test_partial_fit_with_a_modality_missing_from_a_part(data):
     X, y = data
-    clf = make().partial_fit(X, y)
+    clf = make().partial_fit(X, y, classes=np.unique(y))
     part = X[:20].copy()
     part[:, :3] = np.nan
     kept = clf.log_partition_[0].copy()
