@@ -85,8 +85,7 @@ def planted_information(y, planted, private_sep, synergy_sep):
 # ------------
 #
 # Each is fitted on 600 rows and looked at on 2000 others. `total_correlation` gives the
-# bound that the model reaches there. The perceptron needs a hidden layer: without one,
-# it is a linear map of all embeddings, which is additive again.
+# bound that the model reaches there.
 
 fusions = {
     "additive": {"fusion": "additive"},

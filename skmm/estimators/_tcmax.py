@@ -165,8 +165,9 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         it by gates from the others, "mlp" is a perceptron on all.
     shared_head : bool, default=False
         One map for all modalities ("additive" and "cosine" only).
-    head_hidden : sequence of int, default=()
-        Hidden layers of the head; none makes it linear. Not for "cosine".
+    head_hidden : sequence of int or None, default=None
+        Hidden layers of the head; ``()`` makes it linear. None is ``(64,)`` for "mlp",
+        which would be additive without, and ``()`` for the others. Not for "cosine".
     temperature : float, default=0.07
         Of "cosine".
     n_tuples : int or None, default=None
@@ -308,7 +309,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         ],
         "fusion": [StrOptions({*ADDITIVE_FUSIONS, *JOINT_FUSIONS})],
         "shared_head": ["boolean"],
-        "head_hidden": ["array-like"],
+        "head_hidden": ["array-like", None],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "n_tuples": [Interval(Integral, 1, None, closed="left"), None],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
@@ -324,7 +325,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         loss="total_correlation",
         fusion="additive",
         shared_head=False,
-        head_hidden=(),
+        head_hidden=None,
         temperature=0.07,
         n_tuples=None,
         n_draws=64,
@@ -496,7 +497,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             hidden=_check_widths("hidden", self.hidden),
             fusion=self.fusion,
             shared_head=self.shared_head,
-            head_hidden=_check_widths("head_hidden", self.head_hidden),
+            head_hidden=self._head_widths(),
             temperature=self.temperature,
         )
         self._trained_loss = self.loss
@@ -558,12 +559,24 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 f"got True with fusion={self.fusion!r}. Use fusion='additive' or "
                 "'cosine'."
             )
-        if len(self.head_hidden) and self.fusion == "cosine":
+
+    def _head_widths(self) -> tuple[int, ...]:
+        """Hidden layers of the head, by fusion where none are given."""
+        if self.head_hidden is None:
+            return (64,) if self.fusion == "mlp" else ()
+        widths = _check_widths("head_hidden", self.head_hidden)
+        if widths and self.fusion == "cosine":
             raise ValueError(
-                "head_hidden: expected () for fusion='cosine', which compares "
-                f"embeddings with class vectors, got {self.head_hidden!r}. Use "
-                "fusion='additive'."
+                "head_hidden: expected None or () for fusion='cosine', which compares "
+                f"embeddings with class vectors, got {widths}. Use fusion='additive'."
             )
+        if not widths and self.fusion == "mlp":
+            raise ValueError(
+                "head_hidden: expected hidden layers for fusion='mlp', got (): a linear "
+                "map of all embeddings is additive, at the cost of tuples. Use "
+                "fusion='additive', or head_hidden=(64,)."
+            )
+        return widths
 
     def _encode(self, y, *, go_on, partial=False, classes=None) -> np.ndarray:
         """Labels as codes 0..C-1; sets `classes_` where this is a first fit."""
@@ -678,7 +691,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             if network.additive:
                 attributes = self._additive_attributes(network, data, merge)
             else:
-                attributes = self._joint_attributes(network, data)
+                attributes = self._joint_attributes(network, data, merge)
         network.train(training)
         return attributes | {"_network_state": to_arrays(network.state_dict())}
 
@@ -714,7 +727,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             "modality_information_": totals.modality_information.cpu().numpy(),
             "total_correlation_": float(totals.total_correlation),
             "label_entropy_": float(totals.label_entropy),
-            "class_prior_": totals.class_prior.cpu().numpy(),
+            **self._class_attributes(totals.classes.cpu().numpy(), merge),
             "_embedding_means": means.cpu().numpy(),
             "_n_seen": totals.seen.sum(1).cpu().numpy()
             + (self._n_seen if merge else 0),
@@ -733,13 +746,18 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 new + np.log(share)[:, None],
             )
 
-    def _joint_attributes(self, network, data) -> dict[str, Any]:
+    def _class_attributes(self, weights: np.ndarray, merge: bool) -> dict[str, Any]:
+        """Class frequencies, over all parts seen where parts are merged."""
+        total = weights + (self._class_weights if merge else 0)
+        return {"_class_weights": total, "class_prior_": total / total.sum()}
+
+    def _joint_attributes(self, network, data, merge: bool) -> dict[str, Any]:
         bank, totals = self._joint_totals(network, data)
         return {
             "modality_information_": totals["modality_information"],
             "total_correlation_": totals["total_correlation"],
             "label_entropy_": totals["label_entropy"],
-            "class_prior_": totals["class_prior"],
+            **self._class_attributes(totals["class_weights"], merge),
             "_bank": bank.cpu().numpy(),
             "_embedding_means": totals["means"],
         }
@@ -788,7 +806,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             "modality_information": np.array(information),
             "total_correlation": float(reached - log_z - (np.log(n_classes) - entropy)),
             "label_entropy": float(entropy),
-            "class_prior": prior.cpu().numpy(),
+            "class_weights": float(weight.sum()) * prior.cpu().numpy(),
             "means": means.value.cpu().numpy(),
         }
 

@@ -86,7 +86,7 @@ OUT_OF_RANGE = {
     "loss": ("no", None),
     "fusion": ("no", None),
     "shared_head": ("yes", 1),
-    "head_hidden": (3, None),
+    "head_hidden": (3, "ab"),
     "temperature": (0, -1, np.inf, "x"),
     "n_tuples": (0, 1.5),
     "n_draws": (0, None),
@@ -1022,7 +1022,10 @@ def test_prediction_does_not_read_parameters_set_since():
     [
         ({"n_components": 9}, said("n_components: can't change", "3", "got", "9")),
         ({"hidden": (5, 5)}, said("hidden: can't change", "(4,)", "got", "(5, 5)")),
-        ({"fusion": "mlp"}, said("fusion: can't change", "additive", "got", "mlp")),
+        (
+            {"fusion": "mlp"},
+            said("fusion, head_hidden: can't change", "additive", "got", "mlp"),
+        ),
         ({"encoder": "linear"}, said("encoder: can't change", "auto", "linear")),
         ({"modalities": [1, 4]}, said("modalities: can't change", "Fit anew")),
     ],

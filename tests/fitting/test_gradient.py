@@ -193,6 +193,16 @@ def test_partial_fit_with_a_modality_missing_from_a_part(data):
     assert np.isfinite(clf.predict_proba(X)).all()
 
 
+@pytest.mark.parametrize("fusion", ["additive", "mlp"])
+def test_class_frequencies_are_those_of_all_parts(data, fusion):
+    X, y = data
+    order = np.argsort(y, kind="stable")
+    clf = make(fusion=fusion, loss="cross_entropy")
+    for part in np.split(order, [30, 90]):
+        clf.partial_fit(X[part], y[part], classes=[0, 1, 2])
+    np.testing.assert_allclose(clf.class_prior_, [1 / 3] * 3)
+
+
 def test_warm_start_goes_on(data):
     clf = make(warm_start=True).fit(*data)
     first = state(clf)
