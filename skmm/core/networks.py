@@ -7,6 +7,7 @@ jointly (``M`` tensors ``(N, D)`` to ``(N, C)``).
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -14,8 +15,26 @@ import torch
 from torch import Tensor, nn
 
 ENCODERS = ("auto", "linear", "mlp", "conv", "attention")
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+}
 ADDITIVE_FUSIONS = ("additive", "cosine")
 JOINT_FUSIONS = ("film", "gated", "mlp")
+
+
+def linear(n_in: int, n_out: int, gain: float = 1.0, bias: bool = True) -> nn.Linear:
+    """Linear layer with weights of variance ``gain ** 2 / n_in`` and no offset.
+
+    torch's own start is smaller by the root of three, and costs accuracy in the few
+    hundred steps that a small table gets.
+    """
+    layer = nn.Linear(n_in, n_out, bias=bias)
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(n_in))
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def mlp(
@@ -24,13 +43,18 @@ def mlp(
     n_out: int,
     dropout: float = 0.0,
     bias: bool = True,
+    activation: str = "relu",
 ) -> nn.Sequential:
-    """Linear layers of the given widths with ReLU and dropout between them."""
+    """Linear layers of the given widths, activation and dropout between them."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(n_in, width), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [
+            linear(n_in, width, gain=math.sqrt(2)),
+            ACTIVATIONS[activation](),
+            nn.Dropout(dropout),
+        ]
         n_in = width
-    layers.append(nn.Linear(n_in, n_out, bias=bias))
+    layers.append(linear(n_in, n_out, bias=bias))
     return nn.Sequential(*layers)
 
 
@@ -38,10 +62,15 @@ class VectorEncoder(nn.Module):
     """Multilayer perceptron on the flattened block; linear without hidden layers."""
 
     def __init__(
-        self, n_in: int, n_out: int, hidden: Sequence[int] = (), dropout: float = 0.0
+        self,
+        n_in: int,
+        n_out: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "relu",
     ):
         super().__init__()
-        self.layers = mlp(n_in, hidden, n_out, dropout)
+        self.layers = mlp(n_in, hidden, n_out, dropout, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(B, *shape)`` to ``(B, D)``."""
@@ -151,6 +180,7 @@ def build_encoder(
     n_out: int,
     hidden: Sequence[int],
     dropout: float,
+    activation: str = "relu",
 ) -> nn.Module:
     """Encoder of one modality.
 
@@ -166,6 +196,8 @@ def build_encoder(
     hidden : sequence of int
         Widths of the hidden layers of "mlp".
     dropout : float
+    activation : {"tanh", "relu", "gelu"}, default="relu"
+        Of "mlp".
 
     Returns
     -------
@@ -192,7 +224,7 @@ def build_encoder(
     if kind == "linear":
         return VectorEncoder(n_in, n_out)
     if kind == "mlp":
-        return VectorEncoder(n_in, n_out, hidden, dropout)
+        return VectorEncoder(n_in, n_out, hidden, dropout, activation)
     if kind == "conv" and len(shape) == 3:
         return ImageEncoder(shape, n_out, dropout=dropout)
     if kind == "conv" and len(shape) == 2:

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
-from skmm.core.networks import ENCODERS
+from skmm.core.networks import ACTIVATIONS, ENCODERS
 from skmm.fitting.checkpoint import Checkpoint, fingerprint
 from skmm.fitting.data import BlockData
 from skmm.fitting.gradient import (
@@ -92,6 +92,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         "encoder": [str, callable, dict],
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "lr_schedule": [StrOptions({"cosine", "constant"})],

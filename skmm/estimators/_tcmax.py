@@ -186,6 +186,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         Size of each modality's embedding.
     hidden : sequence of int, default=(128,)
         Hidden layers of "mlp" encoders.
+    activation : {"tanh", "relu", "gelu"}, default="tanh"
+        Between the layers of "mlp" encoders.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     lr : float, default=0.001
@@ -333,6 +335,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         encoder="auto",
         n_components=32,
         hidden=(128,),
+        activation="tanh",
         dropout=0.0,
         lr=1e-3,
         lr_schedule="cosine",
@@ -365,6 +368,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         self.encoder = encoder
         self.n_components = n_components
         self.hidden = hidden
+        self.activation = activation
         self.dropout = dropout
         self.lr = lr
         self.lr_schedule = lr_schedule
@@ -495,6 +499,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             encoder=self._encoder_kinds(layout),
             n_components=self.n_components,
             hidden=_check_widths("hidden", self.hidden),
+            activation=self.activation,
             fusion=self.fusion,
             shared_head=self.shared_head,
             head_hidden=self._head_widths(),
@@ -572,8 +577,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             )
         if not widths and self.fusion == "mlp":
             raise ValueError(
-                "head_hidden: expected hidden layers for fusion='mlp', got (): a linear "
-                "map of all embeddings is additive, at the cost of tuples. Use "
+                "head_hidden: expected hidden layers for fusion='mlp', got (): a "
+                "linear map of all embeddings is additive, at the cost of tuples. Use "
                 "fusion='additive', or head_hidden=(64,)."
             )
         return widths
@@ -651,8 +656,15 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def _build_network(self) -> FusionNetwork:
         a = self._architecture
         encoders = [
-            build_encoder(kind, b.shape, a["n_components"], a["hidden"], self.dropout)
-            for kind, b in zip(a["encoder"], self._layout, strict=True)
+            build_encoder(
+                kind,
+                block.shape,
+                a["n_components"],
+                a["hidden"],
+                self.dropout,
+                a["activation"],
+            )
+            for kind, block in zip(a["encoder"], self._layout, strict=True)
         ]
         head = build_head(
             a["fusion"],

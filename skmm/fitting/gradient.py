@@ -75,6 +75,19 @@ class GradientNet(NeuralNet):
         self.criterion_ = self.criterion
         return self
 
+    def get_params_for_optimizer(self, prefix, named_parameters):
+        """Split parameters in two groups: offsets and norms are not decayed."""
+        (groups, *args), kwargs = super().get_params_for_optimizer(
+            prefix, named_parameters
+        )
+        split = []
+        for group in groups:
+            matrices = [p for p in group["params"] if p.dim() > 1]
+            offsets = [p for p in group["params"] if p.dim() <= 1]
+            split.append({**group, "params": matrices})
+            split.append({**group, "params": offsets, "weight_decay": 0.0})
+        return ([g for g in split if g["params"]], *args), kwargs
+
     def infer(self, x, **fit_params):
         """Outputs of the network for a batch."""
         with self._autocast():

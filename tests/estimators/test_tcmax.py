@@ -87,8 +87,8 @@ def test_synergy_needs_a_fusion_that_is_not_additive(seed):
         clf = TCMaxClassifier([2, 2], fusion=fusion, head_hidden=hidden, **options)
         scores[fusion] = clf.fit(X[:400], y[:400]).score(X[400:], y[400:])
         if fusion != "additive":
-            # Of at most log 2 nats, on held-out rows.
-            assert clf.total_correlation(X[400:], y[400:]) > 0.4
+            # Of at most log 2 = 0.69 nats, on held-out rows.
+            assert clf.total_correlation(X[400:], y[400:]) > 0.25
             # No modality tells anything alone.
             alone = clf.predict_proba_modality(X[400:], "modality0")
             assert abs(alone - 0.5).mean() < 0.2

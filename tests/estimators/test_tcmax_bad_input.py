@@ -94,6 +94,7 @@ OUT_OF_RANGE = {
     "encoder": (3, None, ["mlp"]),
     "n_components": (0, 3.0),
     "hidden": (8, None, "ab"),
+    "activation": ("no", None),
     "dropout": (1, -0.1, np.nan),
     "lr": (0, -1, "x", np.nan, np.inf),
     "lr_schedule": ("step",),
@@ -992,7 +993,7 @@ def test_a_failed_first_fit_leaves_nothing_fitted():
 
 
 def test_training_that_diverges():
-    estimator = classifier(lr=1e10, max_epochs=20, hidden=(4, 4))
+    estimator = classifier(lr=1e10, max_epochs=20, hidden=(4, 4), activation="relu")
     text = said("training diverged: the loss of epoch ", "smaller lr (it is 1", "clip")
     refuse(estimator, "fit", X, Y, raises=ValueError, match=text)
 

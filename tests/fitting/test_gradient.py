@@ -96,7 +96,8 @@ def test_clipping_bounds_the_gradient(data):
 
 
 def test_net_params_reach_skorch(data):
-    clf = make(net_params={"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9})
+    momentum = {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9}
+    clf = make(net_params=momentum, lr=0.1)
     assert clf.fit(*data).score(*data) > 0.5
     frozen = make(net_params={"optimizer": torch.optim.SGD}, lr=1e-30)
     shorter = make(net_params={"optimizer": torch.optim.SGD}, lr=1e-30, max_epochs=1)
