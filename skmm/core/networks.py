@@ -1,7 +1,9 @@
 """Encoders by block shape, and the heads that fuse embeddings into class logits.
 
 An encoder maps one modality's block ``(B, *shape)`` to an embedding ``(B, D)``; no
-row's embedding depends on another row. A head maps embeddings to logits: additive
+row's embedding depends on another row. All but the linear one end in tanh: with
+unbounded embeddings a critic goes on raising the logits of the rows that it remembers,
+which costs accuracy on others. A head maps embeddings to logits: additive
 heads per modality (``(M, B, D)`` to ``(M, B, C)``, summed by whoever fuses), the others
 jointly (``M`` tensors ``(N, D)`` to ``(N, C)``).
 """
@@ -71,6 +73,8 @@ class VectorEncoder(nn.Module):
     ):
         super().__init__()
         self.layers = mlp(n_in, hidden, n_out, dropout, activation=activation)
+        if hidden:
+            self.layers.append(nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(B, *shape)`` to ``(B, D)``."""
@@ -108,7 +112,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(B, C, H, W)`` to ``(B, D)``."""
-        return self.out(self.drop(self.layers(x)))
+        return torch.tanh(self.out(self.drop(self.layers(x))))
 
 
 class SequenceEncoder(nn.Module):
@@ -143,7 +147,7 @@ class SequenceEncoder(nn.Module):
         mean = (h * mask).sum(2) / count
         # ReLU output is non-negative, so zeros at padded steps never win.
         peak = (h * mask).amax(2)
-        return self.out(self.drop(torch.cat([mean, peak], dim=1)))
+        return torch.tanh(self.out(self.drop(torch.cat([mean, peak], dim=1))))
 
 
 class AttentionEncoder(nn.Module):
@@ -171,7 +175,7 @@ class AttentionEncoder(nn.Module):
         # A finite floor: a row without any real step gets a uniform mean, not NaN.
         score = score.masked_fill(~steps, torch.finfo(score.dtype).min / 2)
         share = torch.softmax(score, dim=1).unsqueeze(-1)
-        return self.out(self.drop((h * share).sum(1)))
+        return torch.tanh(self.out(self.drop((h * share).sum(1))))
 
 
 def build_encoder(
@@ -196,7 +200,7 @@ def build_encoder(
     hidden : sequence of int
         Widths of the hidden layers of "mlp".
     dropout : float
-    activation : {"tanh", "relu", "gelu"}, default="relu"
+    activation : {"relu", "tanh", "gelu"}, default="relu"
         Of "mlp".
 
     Returns

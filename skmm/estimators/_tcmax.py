@@ -186,21 +186,23 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         Size of each modality's embedding.
     hidden : sequence of int, default=(128,)
         Hidden layers of "mlp" encoders.
-    activation : {"tanh", "relu", "gelu"}, default="tanh"
-        Between the layers of "mlp" encoders.
+    activation : {"relu", "tanh", "gelu"}, default="relu"
+        Of the hidden layers of "mlp" encoders. The embeddings of all encoders but
+        "linear" and your own end in tanh.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
-    lr : float, default=0.001
+    lr : float, default=0.01
         Learning rate (AdamW).
     lr_schedule : {"cosine", "constant"}, default="cosine"
         "cosine" takes the rate to zero over `max_epochs`.
-    max_epochs : int, default=60
+    max_epochs : int, default=100
         Passes over the training rows.
-    batch_size : int, default=128
+    batch_size : int, default=256
         Rows a step. The loss contrasts rows with each other: of the order of the
         number of classes or more. A last batch under half this size is merged.
-    weight_decay : float, default=0.01
-        Decoupled weight decay (AdamW).
+    weight_decay : float, default=4.0
+        Decoupled weight decay (AdamW) of an epoch, divided among its steps: an epoch
+        shrinks the weights, but not the offsets, by a share ``lr * weight_decay``.
     clip_norm : float or None, default=5.0
         Largest norm of a step's gradient.
     early_stopping : bool, default=False
@@ -335,13 +337,13 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         encoder="auto",
         n_components=32,
         hidden=(128,),
-        activation="tanh",
+        activation="relu",
         dropout=0.0,
-        lr=1e-3,
+        lr=1e-2,
         lr_schedule="cosine",
-        max_epochs=60,
-        batch_size=128,
-        weight_decay=0.01,
+        max_epochs=100,
+        batch_size=256,
+        weight_decay=4.0,
         clip_norm=5.0,
         early_stopping=False,
         validation_fraction=0.1,
@@ -515,7 +517,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def _run(self, rows, context, told, *, go_on, max_epochs, partial):
         """Train on checked rows, and set what was learnt."""
         device = self._resolve_device(fitting=True)
-        seed = self._seed()
+        # Going on, an int seed must not bring the same batches and dropout again.
+        seed = self._seed() + (self.n_iter_ if go_on else 0)
         training, held_out = self._split(*rows[2:], seed)
         data = self._block_data(*rows, device=device, rows=training)
         validation = None
@@ -620,10 +623,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             y=self.classes_[codes[counted]],
             sample_weight=weight[counted],
         )
-        positive = of_class[present] > 0
-        if not (
-            np.isfinite(of_class).all() and (of_class >= 0).all() and any(positive)
-        ):
+        valid = np.isfinite(of_class).all() and (of_class >= 0).all()
+        if not (valid and of_class[present].any()):
             raise ValueError(
                 "class_weight: expected finite, non-negative weights, at least one of "
                 f"them positive, got {self.class_weight!r}."

@@ -17,7 +17,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 
 from skmm.fitting.checkpoint import Checkpoint
-from skmm.fitting.data import Batch, BatchIterator, BlockData
+from skmm.fitting.data import Batch, BatchIterator, BlockData, batch_bounds
 
 Loss = Callable[[nn.Module, Any, Tensor | None, Batch], Tensor]
 """``loss(network, network's output, targets, batch)`` to a scalar."""
@@ -128,6 +128,10 @@ class GradientNet(NeuralNet):
 @dataclass(frozen=True)
 class TrainingSettings:
     """How to train: shared by all gradient-trained estimators.
+
+    `weight_decay` is that of an epoch: each of its s steps gets ``weight_decay / s``,
+    so that the shrinkage over a training depends neither on the number of rows nor on
+    their division into batches.
 
     `lr_schedule` "cosine" takes the rate from `lr` to zero over `max_epochs`,
     "constant" keeps it.
@@ -310,7 +314,9 @@ def train(
     record = TrainingRecord()
     control = EpochControl(settings, record, hooks, checkpoint)
     try:
-        net = _build_net(network, loss, settings, validation, [*callbacks], control)
+        net = _build_net(
+            network, loss, settings, data, validation, [*callbacks], control
+        )
         net.initialize()
     except (TypeError, ValueError) as error:
         if not settings.net_params:
@@ -332,8 +338,9 @@ def train(
     return record, net.optimizer_.state_dict()
 
 
-def _build_net(network, loss, settings, validation, callbacks, control):
+def _build_net(network, loss, settings, data, validation, callbacks, control):
     extra = dict(settings.net_params)
+    n_steps = len(batch_bounds(len(data), settings.batch_size)) - 1
     if settings.clip_norm is not None:
         callbacks.append(GradientNormClipping(settings.clip_norm))
     callbacks += extra.pop("callbacks", None) or []
@@ -349,7 +356,7 @@ def _build_net(network, loss, settings, validation, callbacks, control):
         lr=settings.lr,
         max_epochs=settings.max_epochs,
         batch_size=settings.batch_size,
-        optimizer__weight_decay=settings.weight_decay,
+        optimizer__weight_decay=settings.weight_decay / n_steps,
         train_split=None if validation is None else predefined_split(validation),
         callbacks=callbacks,
         device=str(next(network.parameters()).device),
