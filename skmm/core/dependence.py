@@ -49,8 +49,8 @@ def log_row_weights(weight: Tensor, observed: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (M, B)
-        ``-inf`` where the row does not count. A modality without any row gets
-        uniform weights, so that sums over it stay finite; callers replace its value.
+        ``-inf`` where the row does not count. A modality without any row counts all,
+        so that sums over it stay finite; callers replace its value.
     """
     counts = observed & (weight > 0)
     counts = counts | ~counts.any(1, keepdim=True)
@@ -79,7 +79,6 @@ def additive_loss(
     y: Tensor,
     weight: Tensor | None = None,
     observed: Tensor | None = None,
-    fallback: Tensor | None = None,
 ) -> Tensor:
     r"""Negated total-correlation bound of an additive critic, in ``O(M B C)``.
 
@@ -88,7 +87,8 @@ def additive_loss(
               + \log \frac1C \sum_y \prod_m A_m(y)
 
     where :math:`S_i` are the modalities that row i has: the paper's Eq. 16 when it
-    has all, else the marginal likelihood of what is there.
+    has all, else the marginal likelihood of what is there. A modality that no row of
+    the batch has plays no part.
 
     Parameters
     ----------
@@ -99,9 +99,6 @@ def additive_loss(
         Row weights, equal by default. Only their ratios matter.
     observed : bool Tensor of shape (M, B), default=None
         All observed by default.
-    fallback : Tensor of shape (M, C), default=None
-        :math:`\log A_m` for modalities that no row of the batch has; zero by default,
-        that is, such a modality plays no part.
 
     Returns
     -------
@@ -120,8 +117,7 @@ def additive_loss(
     own = logits.gather(2, y.expand(n_modalities, n_rows).unsqueeze(-1)).squeeze(-1)
     if not complete:
         present = (observed & (weight > 0)).any(1, keepdim=True)
-        absent = torch.zeros_like(log_a) if fallback is None else fallback
-        log_a = torch.where(present, log_a, absent)
+        log_a = torch.where(present, log_a, 0)
         own = torch.where(observed, own, log_a[:, y])
     reached = (own.sum(0) * weight).sum() / weight.sum()
     return torch.logsumexp(log_a.sum(0), dim=0) - math.log(n_classes) - reached
@@ -351,7 +347,11 @@ def draw_bank(
         if float(p.sum()) == 0:
             draws.append(z.new_zeros(n_draws, z.shape[1]))
         else:
-            draws.append(z[torch.multinomial(p, n_draws, replacement=True)])
+            # Inverse of the cumulated weights: multinomial stops at 2 ** 24 rows.
+            cumulated = p.double().cumsum(0)
+            u = torch.rand(n_draws, dtype=cumulated.dtype, device=p.device)
+            rows = torch.searchsorted(cumulated, u * cumulated[-1], right=True)
+            draws.append(z[rows.clamp_max(int(torch.nonzero(p).max()))])
     return torch.stack(draws)
 
 
@@ -401,19 +401,21 @@ def tuple_loss(
     reached = (own * weight).sum() / weight.sum()
 
     log_weight = log_row_weights(weight, observed)
-    places = [torch.nonzero(w > -math.inf).squeeze(1) for w in log_weight]
-    sizes = [len(p) for p in places]
+    present = (observed & (weight > 0)).any(1).tolist()
+    drawn, drawn_weight = [], []
+    for z, w, here in zip(embeddings, log_weight, present, strict=True):
+        # A modality that no row has is zero here, as `draw_bank` makes it above:
+        # any other value would tell the two terms apart, which has no lower bound.
+        rows = torch.nonzero(w > -math.inf).squeeze(1)
+        drawn.append(z[rows] if here else z.new_zeros(1, z.shape[1]))
+        drawn_weight.append(w[rows] if here else w.new_zeros(1))
+    sizes = [len(z) for z in drawn]
     limit = max_tuples if n_tuples is None else n_tuples
     if math.prod(sizes) <= limit:
         tuples = all_tuples(sizes, device)
     else:
         tuples = sample_tuples(sizes, limit, device)
-    return -reached + tuple_log_partition(
-        score,
-        [z[p] for z, p in zip(embeddings, places, strict=True)],
-        [w[p] for w, p in zip(log_weight, places, strict=True)],
-        tuples,
-    )
+    return tuple_log_partition(score, drawn, drawn_weight, tuples) - reached
 
 
 def joint_cross_entropy(
@@ -453,7 +455,11 @@ def unimodal_cross_entropy(
 
 
 def ogm_coefficients(
-    logits: Tensor, y: Tensor, observed: Tensor | None = None, alpha: float = 0.8
+    logits: Tensor,
+    y: Tensor,
+    weight: Tensor | None = None,
+    observed: Tensor | None = None,
+    alpha: float = 0.8,
 ) -> Tensor:
     r"""Gradient factors of OGM-GE (Peng et al., CVPR 2022, Eq. 9 and 10).
 
@@ -466,6 +472,7 @@ def ogm_coefficients(
     ----------
     logits : Tensor of shape (M, B, C)
     y : long Tensor of shape (B,)
+    weight : Tensor of shape (B,), default=None
     observed : bool Tensor of shape (M, B), default=None
     alpha : float, default=0.8
 
@@ -479,8 +486,9 @@ def ogm_coefficients(
         return logits.new_ones(1)
     true = y.expand(n_modalities, n_rows).unsqueeze(-1)
     p = torch.softmax(logits, dim=2).gather(2, true).squeeze(-1)
-    seen = torch.ones_like(p) if observed is None else observed.to(p.dtype)
-    s = (p * seen).sum(1) / seen.sum(1).clamp_min(1)
+    w = logits.new_ones(n_rows) if weight is None else weight
+    seen = w.expand(p.shape) if observed is None else torch.where(observed, w, 0)
+    s = (p * seen).sum(1) / seen.sum(1).clamp_min(torch.finfo(p.dtype).tiny)
     others = (s.sum() - s) / (n_modalities - 1)
     ratio = s / others.clamp_min(torch.finfo(s.dtype).tiny)
     return torch.where(ratio > 1, 1 - torch.tanh(alpha * ratio), torch.ones_like(s))

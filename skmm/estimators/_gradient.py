@@ -40,7 +40,7 @@ from skmm.scaling import BlockScaler
 
 # Parameters that do not change what a training computes, or that a taken-up run
 # may have otherwise.
-NOT_IN_FINGERPRINT = ("checkpoint_dir", "device", "verbose")
+NOT_IN_FINGERPRINT = ("checkpoint_dir", "device", "modalities", "verbose")
 
 
 def to_arrays(value: Any) -> Any:
@@ -246,10 +246,10 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         self, max_epochs: int, *, constant: bool
     ) -> TrainingSettings:
         return TrainingSettings(
-            lr=self.lr,
+            lr=float(self.lr),
             max_epochs=max_epochs,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
+            batch_size=int(self.batch_size),
+            weight_decay=float(self.weight_decay),
             lr_schedule="constant" if constant else self.lr_schedule,
             clip_norm=self.clip_norm,
             n_iter_no_change=self.n_iter_no_change,
@@ -273,7 +273,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
     ) -> TrainingRecord:
         """Train from scratch, or where `go_on` from the state of the last training."""
         before = getattr(self, "_optimizer_state", None) if go_on else None
-        checkpoint = self._checkpoint(data) if self.checkpoint_dir else None
+        checkpoint = self._checkpoint(data, go_on) if self.checkpoint_dir else None
         record, optimizer_state = train(
             network,
             loss,
@@ -290,7 +290,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         self._optimizer_state = to_arrays(optimizer_state) if keep_optimizer else None
         return record
 
-    def _checkpoint(self, data: BlockData) -> Checkpoint:
+    def _checkpoint(self, data: BlockData, go_on: bool) -> Checkpoint:
         """The file of this very run: same estimator, parameters, rows and targets."""
         parts: dict[str, Any] = {
             k: v
@@ -300,6 +300,8 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         spread = np.linspace(0, len(data.X) - 1, 64).astype(int)
         parts |= {
             "class": type(self).__name__,
+            "start": self._network_state if go_on else None,
+            "groups": [(b.name, b.indices, b.shape) for b in self._layout],
             "dtype": str(data.X.dtype),
             "sample of rows": np.array(data.X[spread]),
             "observed": data.observed.cpu().numpy(),

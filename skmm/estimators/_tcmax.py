@@ -54,6 +54,10 @@ from skmm.modalities import observed_modalities, validate_input
 
 PREDICT_ROWS = 2048
 BANK_TUPLES = 1 << 16
+# Fitted attributes that only one kind of fusion has.
+OF_SOME_FITS = ("log_partition_", "class_offset_", "_n_seen", "_bank")
+# Fitted attributes of which a modality's part stays where new rows lack it.
+BY_MODALITY = ("modality_information_", "_embedding_means", "_bank")
 
 
 class _Loss:
@@ -80,7 +84,7 @@ class _Loss:
             )
         if self.name == "ogm_ge":
             self.coefficients = ogm_coefficients(
-                logits.detach(), y, observed, self.alpha
+                logits.detach(), y, weight, observed, self.alpha
             )
         fused = _cross_entropy_logits(network, z, logits, observed)
         return joint_cross_entropy(fused, y, weight)
@@ -101,7 +105,7 @@ class _ModulateGradients(Callback):
                 gradient = parameter.grad
                 if gradient is None or gradient.dim() < 2:
                     continue
-                noise = torch.randn_like(gradient) * gradient.std()
+                noise = torch.randn_like(gradient) * gradient.std(correction=0)
                 gradient.mul_(factor).add_(noise)
 
 
@@ -180,8 +184,9 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     encoder : str, class or dict, default="auto"
         "auto" is a multilayer perceptron for vectors and a convolutional net for
         images and sequences; or "linear", "mlp", "conv", "attention", or a class
-        called as ``encoder(shape, n_components)`` that returns a torch module; or a
-        dict of these by modality name. A `Modality` may name its own.
+        called as ``encoder(shape, n_components)`` that returns a torch module, which
+        must not change its input in place; or a dict of these by modality name. A
+        `Modality` may name its own.
     n_components : int, default=32
         Size of each modality's embedding.
     hidden : sequence of int, default=(128,)
@@ -256,7 +261,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     modality_information_ : ndarray of shape (n_modalities,)
         What each modality alone tells of the label on the training rows, in nats.
     label_entropy_ : float
-        Entropy of the class frequencies, in nats; a bound of each of the above.
+        Entropy of the class frequencies, in nats; no modality tells more.
     log_partition_ : ndarray of shape (n_modalities, n_classes)
         Log of the mean of the exponential logits (additive fusions).
     class_offset_ : ndarray of shape (n_classes,)
@@ -416,8 +421,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         y : array-like of shape (n_samples,)
             Class labels.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
-            without dropout equal to repeating rows.
+            Non-negative row weights. In full batch (``batch_size >= n_samples``),
+            without dropout and with an additive fusion equal to repeating rows.
 
         Returns
         -------
@@ -521,9 +526,12 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def _run(self, rows, context, told, *, go_on, max_epochs, partial):
         """Train on checked rows, and set what was learnt."""
         device = self._resolve_device(fitting=True)
+        if not go_on:
+            # Held-out rows stay held out when training goes on.
+            self._split_seed = self._seed()
+        training, held_out = self._split(*rows[2:], self._split_seed)
         # Going on, an int seed must not bring the same batches and dropout again.
-        seed = self._seed() + (self.n_iter_ if go_on else 0)
-        training, held_out = self._split(*rows[2:], seed)
+        seed = self._split_seed + (self.n_iter_ if go_on else 0)
         data = self._block_data(*rows, device=device, rows=training)
         validation = None
         if held_out is not None:
@@ -552,6 +560,9 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 keep_optimizer=partial or self.warm_start,
             )
         attributes = self._fitted_attributes(network, data, seed, merge)
+        if not go_on:
+            for name in (*OF_SOME_FITS, "validation_loss_curve_"):
+                vars(self).pop(name, None)
         vars(self).update(attributes)
         self._record(record, added=go_on)
         return attributes
@@ -622,7 +633,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         present = np.unique(codes[counted])
         of_class = np.ones(len(self.classes_))
         of_class[present] = compute_class_weight(
-            self.class_weight,
+            self._class_weight_of(present),
             classes=self.classes_[present],
             y=self.classes_[codes[counted]],
             sample_weight=weight[counted],
@@ -634,6 +645,14 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 f"them positive, got {self.class_weight!r}."
             )
         return weight * of_class[codes]
+
+    def _class_weight_of(self, present: np.ndarray) -> Any:
+        """Class weights, without those of classes that these rows lack."""
+        if not isinstance(self.class_weight, dict):
+            return self.class_weight
+        lacking = np.setdiff1d(np.arange(len(self.classes_)), present)
+        absent = self.classes_[lacking].tolist()
+        return {k: v for k, v in self.class_weight.items() if k not in absent}
 
     def _split(
         self, codes: np.ndarray, weight: np.ndarray | None, seed: int
@@ -695,7 +714,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         self.loss_curve_ = self.loss_curve_ + curve if added else curve
         self.n_iter_ = len(self.loss_curve_)
         if record.validation_losses:
-            self.validation_loss_curve_ = list(record.validation_losses)
+            before = getattr(self, "validation_loss_curve_", []) if added else []
+            self.validation_loss_curve_ = before + list(record.validation_losses)
 
     # ------------------------------------------------------------ what was learnt
     def _fitted_attributes(
@@ -710,6 +730,10 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             else:
                 attributes = self._joint_attributes(network, data, merge)
         network.train(training)
+        unseen = ~(data.observed.any(1).cpu().numpy())
+        for name in set(BY_MODALITY) & set(attributes):
+            old = getattr(self, name)[unseen] if merge else 0
+            attributes[name][unseen] = old
         return attributes | {"_network_state": to_arrays(network.state_dict())}
 
     def _outputs(
@@ -818,7 +842,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             )
             wm = w[rows] / w[rows].sum()
             cross = -(log_p.gather(1, y[rows, None]).squeeze(1) * wm).sum()
-            information.append(float(entropy - cross))
+            own_prior = torch.zeros_like(prior).index_add_(0, y[rows], wm)
+            information.append(float(torch.special.entr(own_prior).sum() - cross))
         return bank, {
             "modality_information": np.array(information),
             "total_correlation": float(reached - log_z - (np.log(n_classes) - entropy)),
@@ -830,7 +855,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def _in_parts(self, network, z, observed, bank) -> Tensor:
         """Marginal logits, few rows at a time: each may stand for many tuples."""
         size = max(1, BANK_TUPLES // self.n_draws)
-        rows = range(0, z.shape[1], size)
+        rows = range(0, max(z.shape[1], 1), size)  # no rows give no logits
         return torch.cat(
             [
                 marginal_log_score(
@@ -914,8 +939,9 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
     def predict_proba(self, X):
         """Probabilities of the classes given the modalities that a row has.
 
-        A row that has none gets the class frequencies of the training rows, as the
-        model learnt them.
+        A row that has none gets what the model takes for class frequencies: those of
+        the training rows with loss "unimodal", and at the optimum with
+        "total_correlation"; the softmax of the bias with the others.
 
         Parameters
         ----------

@@ -13,14 +13,38 @@ def fingerprint(parts: dict[str, Any]) -> str:
     """Hex digest of named arrays and plain values: which run a checkpoint is of."""
     digest = hashlib.sha256()
     for name in sorted(parts):
-        value = parts[name]
         digest.update(name.encode())
-        if isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-        else:
-            digest.update(repr(value).encode())
+        _feed(digest, parts[name])
     return digest.hexdigest()[:24]
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Feed a value by content: the same in every process, without addresses."""
+    if isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            digest.update(f"{key}:".encode())
+            _feed(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _feed(digest, item)
+    elif isinstance(value, (str, int, float, np.generic, slice, type(None))):
+        digest.update(repr(value).encode())
+    else:
+        named = value if hasattr(value, "__qualname__") else type(value)
+        digest.update(f"{named.__module__}.{named.__qualname__}".encode())
+
+
+def _plain(value: Any) -> Any:
+    """Nested values without NumPy scalars, which a safe load refuses."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class Checkpoint:
@@ -46,7 +70,7 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "module": net.module_.state_dict(),
-            "optimizer": net.optimizer_.state_dict(),
+            "optimizer": _plain(net.optimizer_.state_dict()),
             "record": dict(vars(record)),
             "rng": torch.get_rng_state(),
         }
@@ -68,7 +92,7 @@ class Checkpoint:
         for name, value in state["record"].items():
             setattr(record, name, value)
         torch.set_rng_state(state["rng"].cpu())
-        if "cuda_rng" in state:
+        if "cuda_rng" in state and torch.device(net.device).type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), net.device)
 
     def discard(self) -> None:

@@ -49,6 +49,16 @@ def should_stream(X: np.ndarray, device: torch.device) -> bool:
     return _is_memmap(X) or 2 * X.nbytes > _free_bytes(device)
 
 
+def _safe_weight(weight: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Weights in a narrower type, none of which became zero or infinite."""
+    top = weight.max(initial=0.0)
+    if top > 0 and not 1e-9 < top < 1e9:
+        weight = weight / top  # only ratios matter
+    return np.where(
+        weight > 0, np.maximum(weight, np.finfo(dtype).tiny * 1e6), 0
+    ).astype(dtype)
+
+
 @dataclass
 class _Rows:
     """All rows of all modalities on the device."""
@@ -107,7 +117,7 @@ class BlockData(Dataset):
         self.weight = (
             None
             if weight is None
-            else torch.tensor(np.asarray(weight, self.dtype)[kept], device=device)
+            else torch.tensor(_safe_weight(weight[kept], self.dtype), device=device)
         )
         self.n_rows = len(observed)
         self._resident = None if self.stream else self._read(rows)
@@ -135,10 +145,14 @@ class BlockData(Dataset):
 
     def batch(self, rows: Tensor | slice) -> Batch:
         """The given rows, numbered from 0 among those served."""
-        if self._resident is None:
+        if self._resident is not None:
+            source, pick = self._resident, rows
+        elif isinstance(rows, slice):
             source, pick = self._read(self._disk_rows(rows)), slice(None)
         else:
-            source, pick = self._resident, rows
+            # Read in the order of the disk, served in the order asked for.
+            order = torch.argsort(rows)
+            source, pick = self._read(self._disk_rows(rows[order])), order.argsort()
         return {
             "blocks": [b[pick] for b in source.blocks],
             "steps": [None if s is None else s[pick] for s in source.steps],
@@ -198,9 +212,4 @@ class BatchIterator:
         # One full batch needs no order: it only changes the order of sums.
         if not self.shuffle or len(self.bounds) == 2:
             return None
-        order = torch.randperm(len(self.dataset))
-        if self.dataset.stream:
-            # Neighbours on disk are read together; the order within a batch is free.
-            parts = pairwise(self.bounds)
-            order = torch.cat([order[a:b].sort().values for a, b in parts])
-        return order.to(self.dataset.device)
+        return torch.randperm(len(self.dataset)).to(self.dataset.device)

@@ -218,7 +218,8 @@ class EpochControl(Callback):
                 f"smaller clip_norm (it is {settings.clip_norm})."
             )
         if "valid_loss" in epoch:
-            loss = epoch["valid_loss"]
+            finite = math.isfinite(epoch["valid_loss"])
+            loss = epoch["valid_loss"] if finite else math.inf
             record.note_validation(loss, net.module_, settings.tol)
             waited = len(record.validation_losses) - record.best_epoch
             record.stopped = waited >= settings.n_iter_no_change
@@ -325,7 +326,7 @@ def train(
             f"net_params: skorch does not take {dict(settings.net_params)}: {error}"
         ) from error
     if optimizer_state is not None:
-        net.optimizer_.load_state_dict(optimizer_state)
+        _load_moments(net.optimizer_, optimizer_state)
     if checkpoint is not None:
         checkpoint.restore(net, record)
     left = 0 if record.stopped else settings.max_epochs - len(record.losses)
@@ -336,6 +337,17 @@ def train(
     if record.best_state is not None:
         network.load_state_dict(record.best_state)
     return record, net.optimizer_.state_dict()
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up an optimiser's moments, with the rates and decay of this training."""
+    new = [
+        {k: v for k, v in group.items() if k != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, new, strict=True):
+        group.update(settings)
 
 
 def _build_net(network, loss, settings, data, validation, callbacks, control):
@@ -368,7 +380,14 @@ def _build_net(network, loss, settings, data, validation, callbacks, control):
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block and leave the global generators untouched."""
-    devices = [device] if device.type == "cuda" else []
+    if device.type == "cpu":
+        devices = []
+    else:
+        index = device.index
+        devices = [torch.cuda.current_device() if index is None else index]
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would seed every GPU's generator.
+        torch.default_generator.manual_seed(seed)
+        for i in devices:
+            torch.cuda.default_generators[i].manual_seed(seed)
         yield

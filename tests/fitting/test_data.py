@@ -64,23 +64,14 @@ def test_streamed_batches_equal_resident_ones(dtype, shuffle, rows):
         for stream in (False, True)
     ]
     for (one, y1), (two, y2) in zip(*served, strict=True):
-        if shuffle:  # streamed rows are sorted within a batch
-            back = torch.argsort(y1) if rows is None else slice(None)
-            if rows is not None:
-                assert sorted(y1.tolist()) == sorted(y2.tolist())
-                continue
-            y1 = y1[back]
-            one = {
-                "blocks": [b[back] for b in one["blocks"]],
-                "observed": one["observed"][:, back],
-                "weight": one["weight"][back],
-            }
         assert torch.equal(y1, y2)
         for key in ("observed", "weight"):
             assert torch.equal(one[key], two[key])
         for a, b in zip(one["blocks"], two["blocks"], strict=True):
             assert torch.equal(a, b)
             assert a.dtype == (torch.float32 if dtype == np.float32 else torch.float64)
+        for a, b in zip(one["steps"], two["steps"], strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
 
 
 def test_values_masks_and_padding():

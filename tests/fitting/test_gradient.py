@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 from skmm import TCMaxClassifier
+from skmm.estimators._gradient import NOT_IN_FINGERPRINT
 from skmm.fitting.checkpoint import fingerprint
 from skmm.fitting.gradient import TrainingRecord, TrainingSettings
 
@@ -46,6 +47,13 @@ def test_same_seed_same_bits_and_global_generators_untouched(data):
     assert not np.array_equal(one, other)
 
 
+def test_no_gpu_generator_is_seeded(data, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", calls.append)
+    make(device="cpu").fit(*data).predict(data[0])
+    assert calls == []
+
+
 def test_global_seed_plays_no_part(data):
     torch.manual_seed(1)
     one = state(make().fit(*data))
@@ -57,12 +65,9 @@ def test_streamed_fit_equals_the_resident_one(data, tmp_path):
     X, y = data
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    one, two = make().fit(X, y), make().fit(mapped, y)
-    # The order of rows within a batch differs, hence of sums.
-    np.testing.assert_allclose(state(one), state(two), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(
-        one.predict_proba(X), two.predict_proba(mapped), rtol=1e-8
-    )
+    one, two = make(dropout=0.2).fit(X, y), make(dropout=0.2).fit(mapped, y)
+    np.testing.assert_array_equal(state(one), state(two))
+    np.testing.assert_array_equal(one.predict_proba(X), two.predict_proba(mapped))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -195,6 +200,23 @@ def test_partial_fit_with_a_modality_missing_from_a_part(data):
 
 
 @pytest.mark.parametrize("fusion", ["additive", "mlp"])
+def test_a_part_without_a_modality_keeps_what_was_known(data, fusion):
+    X, y = data
+    clf = make(fusion=fusion, n_draws=8).partial_fit(X, y, classes=[0, 1, 2])
+    names = ["modality_information_", "_embedding_means"]
+    names += ["_bank"] if fusion == "mlp" else ["log_partition_"]
+    before = {name: getattr(clf, name)[0].copy() for name in names}
+    part = X[:30].copy()
+    part[:, :3] = np.nan
+    clf.partial_fit(part, y[:30])
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(clf, name)[0], value)
+    assert np.isfinite(clf.predict_proba(X)).all()
+    assert np.isfinite(clf.transform(X)).all()
+    assert np.isfinite(clf.total_correlation(part, y[:30]))
+
+
+@pytest.mark.parametrize("fusion", ["additive", "mlp"])
 def test_class_frequencies_are_those_of_all_parts(data, fusion):
     X, y = data
     order = np.argsort(y, kind="stable")
@@ -213,6 +235,64 @@ def test_warm_start_goes_on(data):
     cold = make().fit(*data).fit(*data)
     assert cold.n_iter_ == 4
     assert np.array_equal(first, state(cold))
+
+
+def test_decay_and_rate_are_those_of_the_training_at_hand(data):
+    seen = []
+
+    class Groups(Callback):
+        def on_batch_end(self, net, training=False, **kwargs):
+            group = net.optimizer_.param_groups[0]
+            seen.append((group["weight_decay"], group["lr"]))
+
+    X, y = data
+    clf = make(weight_decay=4.0, net_params={"callbacks": [Groups()]})
+    clf.partial_fit(X[:32], y[:32], classes=[0, 1, 2])
+    clf.set_params(lr=1e-4).partial_fit(X, y)
+    assert seen[0] == (4.0, 0.01)
+    assert seen[1:] == [(1.0, 1e-4)] * 4
+
+
+def test_held_out_rows_stay_held_out_when_training_goes_on(data, monkeypatch):
+    splits = []
+    split = TCMaxClassifier._split
+
+    def watched(*args):
+        splits.append(split(*args))
+        return splits[-1]
+
+    monkeypatch.setattr(TCMaxClassifier, "_split", watched)
+    for seed in (0, None):
+        splits.clear()
+        clf = make(warm_start=True, early_stopping=True, random_state=seed)
+        clf.fit(*data).fit(*data)
+        assert np.array_equal(splits[0][1], splits[1][1])
+        assert len(clf.validation_loss_curve_) == clf.n_iter_ == 8
+
+
+def test_a_refit_of_another_kind_leaves_nothing_of_the_old_one(data):
+    clf = make(early_stopping=True).fit(*data)
+    clf.set_params(early_stopping=False, fusion="mlp").fit(*data)
+    for name in ("validation_loss_curve_", "log_partition_", "class_offset_"):
+        assert not hasattr(clf, name)
+
+
+def test_class_weights_of_classes_that_a_part_lacks(data):
+    X, y = data
+    rows = y < 2
+    clf = make(class_weight={0: 2, 2: 3})
+    clf.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+    np.testing.assert_allclose(clf.class_prior_, [2 / 3, 1 / 3, 0])
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e-12, 1e12, 1e60])
+def test_only_ratios_of_weights_matter(data, size):
+    X, y = data[0].astype(np.float32), data[1]
+    plain = make().fit(X, y, sample_weight=np.ones(120))
+    scaled = make().fit(X, y, sample_weight=np.full(120, size))
+    np.testing.assert_allclose(state(plain), state(scaled), atol=1e-5)
+    mixed = np.where(np.arange(120) % 2, 1.0, 1e-60)
+    assert np.isfinite(make(batch_size=4).fit(X, y, mixed).predict_proba(X)).all()
 
 
 # ---------------------------------------------------------- scikit-learn callbacks
@@ -320,7 +400,7 @@ def test_a_killed_fit_is_taken_up_with_the_same_result(data, tmp_path, monkeypat
 
     monkeypatch.setattr(
         "skmm.estimators._gradient.NOT_IN_FINGERPRINT",
-        ("checkpoint_dir", "device", "verbose", "net_params"),
+        (*NOT_IN_FINGERPRINT, "net_params"),
     )
     epochs = []
 
@@ -358,6 +438,29 @@ def test_other_data_or_parameters_do_not_take_up_a_run(data, tmp_path):
         plain = make(lr=other.lr).fit(X, labels)
         assert np.array_equal(state(plain), state(other))
     assert list(tmp_path.iterdir()) == [left]
+
+
+def test_numpy_scalars_in_a_run_that_is_taken_up(data, tmp_path):
+    options = {"lr": np.float64(0.01), "weight_decay": np.float32(2.0)}
+    callbacks = {"callbacks": [Fail()], "optimizer__eps": np.float64(1e-7)}
+    failing = make(checkpoint_dir=tmp_path, net_params=callbacks, **options)
+    with pytest.raises(RuntimeError, match="stop here"):
+        failing.fit(*data)
+    # Two epochs were saved, and the callback fails in the third of a process.
+    assert failing.fit(*data).n_iter_ == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_warm_start_takes_up_its_own_run_only(data, tmp_path):
+    """The file of a second fit is not taken up by a first one."""
+    second = make(warm_start=True).fit(*data)
+    second.set_params(checkpoint_dir=tmp_path, net_params={"callbacks": [Fail()]})
+    with pytest.raises(RuntimeError, match="stop here"):
+        second.fit(*data)
+    first = make(
+        warm_start=True, checkpoint_dir=tmp_path, net_params={"callbacks": []}
+    ).fit(*data)
+    assert np.array_equal(state(first), state(make().fit(*data)))
 
 
 def test_fingerprints():
