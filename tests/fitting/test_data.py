@@ -1,11 +1,14 @@
 """Batches: the same rows, masks and values, resident or streamed."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skmm import TCMaxClassifier
 from skmm.fitting.data import BatchIterator, BlockData, batch_bounds, should_stream
 from skmm.modalities import Modality, observed_modalities, resolve_modalities
 from skmm.scaling import BlockScaler
@@ -132,3 +135,31 @@ def test_predict_type_is_the_fitted_one():
     data = block_data(make(dtype=np.float64), dtype=np.float32, weight=np.ones(23))
     batch = data.batch(slice(0, 3))
     assert {x.dtype for x in [*batch["blocks"], batch["weight"]]} == {torch.float32}
+
+
+def test_fit_and_predict_never_hold_a_memmap_whole(tmp_path):
+    """40 MB on disk; NumPy's share of the memory stays far below."""
+    n, p = 50_000, 200
+    shape = {"shape": (n, p), "dtype": np.float32}
+    X = np.lib.format.open_memmap(tmp_path / "X.npy", mode="w+", **shape)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, n)
+    for start in range(0, n, 5000):
+        rows = slice(start, start + 5000)
+        X[rows] = rng.normal(size=(5000, p)) + y[rows, None]
+    X[::3, :50] = np.nan
+    X.flush()
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    clf = TCMaxClassifier(
+        [50, 150], max_epochs=1, batch_size=2048, random_state=0, hidden=(8,)
+    )
+    clf.fit(np.array(mapped[:50]), y[:50])  # what torch imports at its first step
+    tracemalloc.start()
+    try:
+        accuracy = clf.fit(mapped, y).score(mapped, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert accuracy > 0.9
+    # A batch of 2048 rows, read, scaled in float64 and cast, and codes of all rows.
+    assert peak < X.nbytes / 3
