@@ -14,6 +14,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from skorch.callbacks import EarlyStopping
 
 from skmm.core.networks import ACTIVATIONS, ENCODERS
 from skmm.fitting.checkpoint import Checkpoint, fingerprint
@@ -121,6 +122,11 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
             raise ValueError(
                 f"net_params: {clash} can't be set here, since the estimator sets "
                 "them. Use its own parameters, such as lr, max_epochs or batch_size."
+            )
+        if any(_stops_early(c) for c in (self.net_params or {}).get("callbacks") or ()):
+            raise ValueError(
+                "net_params: skorch's EarlyStopping ends a fit as Ctrl-C does, and is "
+                "not taken. Use early_stopping=True and n_iter_no_change."
             )
         if self.precision == "bf16" and X.dtype != np.float32:
             raise ValueError(
@@ -328,6 +334,14 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _build_network(self) -> torch.nn.Module:
         raise NotImplementedError
+
+
+def _stops_early(callback: Any) -> bool:
+    """Whether a skorch callback, perhaps with its name, is or makes EarlyStopping."""
+    if isinstance(callback, tuple):
+        callback = callback[-1]
+    kind = callback if isinstance(callback, type) else type(callback)
+    return issubclass(kind, EarlyStopping)
 
 
 def _check_widths(name: str, widths: Any) -> tuple[int, ...]:

@@ -144,7 +144,6 @@ class TrainingSettings:
     lr_schedule: str = "constant"
     clip_norm: float | None = None
     n_iter_no_change: int = 10
-    tol: float = 0.0
     precision: str | None = None
     verbose: int = 0
     net_params: Mapping[str, Any] = field(default_factory=dict)
@@ -171,10 +170,10 @@ class TrainingRecord:
     best_state: dict[str, Tensor] | None = None
     stopped: bool = False
 
-    def note_validation(self, loss: float, network: nn.Module, tol: float) -> None:
-        """Keep the weights if the validation loss is the lowest by more than tol."""
+    def note_validation(self, loss: float, network: nn.Module) -> None:
+        """Keep a copy of the weights if the validation loss is the lowest."""
         self.validation_losses.append(loss)
-        if loss < self.best_loss - tol or self.best_state is None:
+        if loss < self.best_loss or self.best_state is None:
             self.best_loss, self.best_epoch = loss, len(self.validation_losses)
             self.best_state = {k: v.clone() for k, v in network.state_dict().items()}
 
@@ -220,7 +219,7 @@ class EpochControl(Callback):
         if "valid_loss" in epoch:
             finite = math.isfinite(epoch["valid_loss"])
             loss = epoch["valid_loss"] if finite else math.inf
-            record.note_validation(loss, net.module_, settings.tol)
+            record.note_validation(loss, net.module_)
             waited = len(record.validation_losses) - record.best_epoch
             record.stopped = waited >= settings.n_iter_no_change
         if settings.verbose:

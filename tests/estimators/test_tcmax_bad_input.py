@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 
 from skmm import TCMaxClassifier
 from skmm.modalities import Modality
@@ -1101,6 +1101,15 @@ def test_encoders_of_no_use(encoder, raises, match):
 def test_net_params_of_no_use(params, raises):
     match = said("net_params: ", next(iter(params)))
     refuse(classifier(net_params=params), "fit", X, Y, raises=raises, match=match)
+
+
+@pytest.mark.parametrize(
+    "callback", [EarlyStopping, EarlyStopping(), ("stop", EarlyStopping())]
+)
+def test_early_stopping_of_skorch(callback):
+    text = said("net_params: skorch's EarlyStopping", "Use early_stopping=True")
+    estimator = classifier(net_params={"callbacks": [callback]})
+    refuse(estimator, "fit", X, Y, raises=ValueError, match=text)
 
 
 @pytest.mark.parametrize("widths", [(True,), np.ones((2, 2), int), (4, 0), ("a",)])

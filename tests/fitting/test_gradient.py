@@ -122,11 +122,11 @@ def test_rates():
 def test_best_weights_are_copies():
     network = torch.nn.Linear(2, 2)
     record = TrainingRecord()
-    record.note_validation(1.0, network, 0.0)
+    record.note_validation(1.0, network)
     best = network.weight.detach().clone()
     with torch.no_grad():
         network.weight.add_(1.0)
-    record.note_validation(2.0, network, 0.0)
+    record.note_validation(2.0, network)
     assert torch.equal(record.best_state["weight"], best)
     assert record.best_epoch == 1
 
