@@ -35,7 +35,6 @@ from skmm.modalities import (
     check_observed,
     observed_modalities,
     resolve_modalities,
-    validate_input,
 )
 from skmm.scaling import BlockScaler
 
@@ -229,10 +228,12 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         self._architecture = parts
 
     def _predict_data(
-        self, X: Any, y: np.ndarray | None = None, weight: np.ndarray | None = None
+        self,
+        X: np.ndarray,
+        y: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
     ) -> BlockData:
-        """Rows to predict, as the network takes them."""
-        X = validate_input(self, X, reset=False)
+        """Validated rows to predict, as the network takes them."""
         return self._block_data(
             X,
             observed_modalities(X, self._layout),

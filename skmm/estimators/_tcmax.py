@@ -1,6 +1,6 @@
 """TCMaxClassifier: multimodal classification by total-correlation maximisation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -834,11 +834,10 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         )
         information = []
         for m in range(n_modalities):
-            only = torch.zeros_like(observed)
-            only[m] = observed[m]
             rows = torch.nonzero(observed[m]).squeeze(1)
+            only = _only(observed[:, rows], m)
             log_p = torch.log_softmax(
-                self._in_parts(network, z[:, rows], only[:, rows], bank).double(), dim=1
+                self._in_parts(network, z[:, rows], only, bank).double(), dim=1
             )
             wm = w[rows] / w[rows].sum()
             cross = -(log_p.gather(1, y[rows, None]).squeeze(1) * wm).sum()
@@ -872,9 +871,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         """Unnormalised log-posteriors ``(B, C)`` from whatever is observed."""
         if self._trained_loss == "unimodal":
             fused = torch.where(observed.unsqueeze(-1), logits, 0).sum(0)
-            prior = np.log(np.maximum(self.class_prior_, 1e-300))
-            alone = torch.tensor(prior).to(fused)
-            return torch.where(observed.any(0).unsqueeze(-1), fused, alone)
+            any_seen = observed.any(0).unsqueeze(-1)
+            return torch.where(any_seen, fused, self._log_prior(fused))
         if self._trained_loss != "total_correlation":
             return _cross_entropy_logits(network, z, logits, observed)
         if logits is not None:
@@ -882,22 +880,34 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             return additive_posterior_logits(logits, observed, partition)
         return self._in_parts(network, z, observed, torch.tensor(self._bank).to(z))
 
+    def _log_prior(self, like: Tensor) -> Tensor:
+        """Log of the class frequencies, ``(C,)``."""
+        return torch.tensor(np.log(np.maximum(self.class_prior_, 1e-300))).to(like)
+
+    def _map_rows(self, X, value: Callable[..., Tensor]) -> np.ndarray:
+        """Values of all rows of X, in its type, a few rows at a time.
+
+        ``value(network, z, logits, observed)`` gives those of some rows, rows first.
+        """
+        check_is_fitted(self)
+        data = self._predict_data(validate_input(self, X, reset=False))
+        network = self._fitted_network(data.device)
+        with torch.inference_mode():
+            parts = [
+                value(network, z, logits, batch["observed"]).cpu().numpy()
+                for _, batch, z, logits in self._outputs(network, data)
+            ]
+        return np.concatenate(parts).astype(data.X.dtype, copy=False)
+
     def _log_proba(self, X, only: int | None = None) -> np.ndarray:
         """Log-probabilities ``(n_samples, n_classes)``, from one modality if told."""
-        check_is_fitted(self)
-        data = self._predict_data(X)
-        network = self._fitted_network(data.device)
-        out = np.empty((len(data), len(self.classes_)), dtype=data.X.dtype)
-        with torch.inference_mode():
-            for rows, batch, z, logits in self._outputs(network, data):
-                observed = batch["observed"]
-                if only is not None:
-                    kept = torch.zeros_like(observed)
-                    kept[only] = observed[only]
-                    observed = kept
-                scores = self._class_logits(network, z, logits, observed)
-                out[rows] = torch.log_softmax(scores, dim=1).cpu().numpy()
-        return out
+
+        def value(network, z, logits, observed):
+            seen = observed if only is None else _only(observed, only)
+            scores = self._class_logits(network, z, logits, seen)
+            return torch.log_softmax(scores, dim=1)
+
+        return self._map_rows(X, value)
 
     def _position(self, modality: str) -> int:
         names = self.modality_names_in_.tolist()
@@ -1012,30 +1022,22 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         g : ndarray of shape (n_samples, n_modalities, n_classes)
             In nats; zero for missing modalities.
         """
-        check_is_fitted(self)
-        data = self._predict_data(X)
-        network = self._fitted_network(data.device)
-        size = (len(data), len(self._layout), len(self.classes_))
-        out = np.zeros(size, dtype=data.X.dtype)
-        with torch.inference_mode():
-            for rows, batch, z, logits in self._outputs(network, data):
-                observed = batch["observed"].unsqueeze(-1)
-                g = (
-                    self._joint_contributions(network, z)
-                    if logits is None
-                    else logits - torch.tensor(self.log_partition_).to(z).unsqueeze(1)
-                )
-                out[rows] = torch.where(observed, g, 0).transpose(0, 1).cpu().numpy()
-        return out
+
+        def value(network, z, logits, observed):
+            if logits is None:
+                g = self._joint_contributions(network, z)
+            else:
+                g = logits - torch.tensor(self.log_partition_).to(z).unsqueeze(1)
+            return torch.where(observed.unsqueeze(-1), g, 0).transpose(0, 1)
+
+        return self._map_rows(X, value)
 
     def _joint_contributions(self, network, z: Tensor) -> Tensor:
-        log_prior = torch.tensor(np.log(np.maximum(self.class_prior_, 1e-300))).to(z)
+        everything = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         parts = []
         for m in range(len(z)):
-            only = torch.zeros(z.shape[:2], dtype=torch.bool, device=z.device)
-            only[m] = True
-            scores = self._class_logits(network, z, None, only)
-            parts.append(torch.log_softmax(scores, dim=1) - log_prior)
+            scores = self._class_logits(network, z, None, _only(everything, m))
+            parts.append(torch.log_softmax(scores, dim=1) - self._log_prior(z))
         return torch.stack(parts)
 
     def total_correlation(self, X, y, sample_weight=None):
@@ -1063,13 +1065,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         X, y = validate_input(self, X, y=y, reset=False)
         codes = self._encode(y, go_on=True)
         weight = None if sample_weight is None else check_weight(sample_weight, X)
-        data = self._block_data(
-            X,
-            observed_modalities(X, self._layout),
-            codes,
-            weight,
-            device=self._resolve_device(fitting=False),
-        )
+        data = self._predict_data(X, codes, weight)
         network = self._fitted_network(data.device)
         with torch.inference_mode(), seeded(0, data.device):
             if network.additive:
@@ -1091,18 +1087,14 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             A missing modality's part is the mean embedding of the training rows that
             have it, or NaN with `keep_missing`.
         """
-        check_is_fitted(self)
-        data = self._predict_data(X)
-        network = self._fitted_network(data.device)
-        means = torch.tensor(self._embedding_means, device=data.device).unsqueeze(1)
-        absent = torch.full_like(means, np.nan) if self.keep_missing else means
-        out = np.empty((len(data), means.numel()), dtype=data.X.dtype)
-        with torch.inference_mode():
-            for rows, batch, z, _ in self._outputs(network, data):
-                seen = batch["observed"].unsqueeze(-1)
-                filled = torch.where(seen, z, absent.to(z))
-                out[rows] = filled.transpose(0, 1).flatten(1).cpu().numpy()
-        return out
+
+        def value(network, z, logits, observed):
+            means = torch.tensor(self._embedding_means).to(z).unsqueeze(1)
+            absent = torch.full_like(means, np.nan) if self.keep_missing else means
+            filled = torch.where(observed.unsqueeze(-1), z, absent)
+            return filled.transpose(0, 1).flatten(1)
+
+        return self._map_rows(X, value)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`, with the modality in front.
@@ -1143,6 +1135,13 @@ class _Means:
     @property
     def value(self) -> Tensor:
         return self.sum / self.weight.clamp_min(1e-300).unsqueeze(-1)
+
+
+def _only(observed: Tensor, m: int) -> Tensor:
+    """The mask ``(M, B)`` with all modalities but m missing."""
+    kept = torch.zeros_like(observed)
+    kept[m] = observed[m]
+    return kept
 
 
 def _batch_weight(batch: Batch, z: Tensor) -> Tensor:

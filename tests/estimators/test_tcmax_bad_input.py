@@ -267,8 +267,8 @@ def test_parameters_that_do_not_fit(params, raises, match):
     refuse(classifier(**params), "fit", X, Y, raises=raises, match=match)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none():
+def test_cuda_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     text = said("device: 'cuda' is not available", "0 CUDA devices", "device='auto'")
     refuse(classifier(device="cuda"), "fit", X, Y, raises=ValueError, match=text)
 

@@ -511,7 +511,6 @@ def test_verbose_prints_a_line_an_epoch(data, capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_fit_is_close_and_opens_on_the_cpu(data):
     X, y = data
     gpu = make(device="cuda").fit(X, y)
