@@ -10,7 +10,13 @@ import pytest
 from numpydoc.docscrape import get_doc_object
 from numpydoc.validate import validate
 
-PUBLIC_MODULES = ("skmm", "skmm.datasets", "skmm.metrics", "skmm.modalities")
+PUBLIC_MODULES = (
+    "skmm",
+    "skmm.datasets",
+    "skmm.metrics",
+    "skmm.modalities",
+    "skmm.plotting",
+)
 SETUP_CFG = Path(__file__).parents[1] / "setup.cfg"
 
 

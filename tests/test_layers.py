@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "scaling": {"modalities"},
     "datasets": {"modalities"},
     "metrics": set(),
+    "plotting": set(),
 }
 THIRD_PARTY_FORBIDDEN = {
     "core": {"sklearn", "skorch"},

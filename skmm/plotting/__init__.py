@@ -1,0 +1,5 @@
+"""Figures of fitted estimators; matplotlib is imported when one is drawn."""
+
+from skmm.plotting._precision_graph import PrecisionGraphDisplay
+
+__all__ = ["PrecisionGraphDisplay"]
