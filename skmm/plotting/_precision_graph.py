@@ -89,7 +89,7 @@ class PrecisionGraphDisplay:
     Notes
     -----
     Where variables stand depends on their order and on `modalities` alone. The edges of
-    a panel are one collection, so that ten thousand of them take less than a second;
+    a panel are one collection, so that ten thousand of them take about a second;
     above a thousand, `threshold` or a matrix shows more. Sizes are fitted to the
     figure as it is when drawn: set its size before. A new figure has the layout
     engine `constrained`; give such a one when you pass `ax`, or legends may lie
