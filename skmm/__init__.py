@@ -12,13 +12,19 @@ X is one array whose columns are grouped into modalities by the parameter
 
 from skmm._show_versions import show_versions
 from skmm._version import __version__
+from skmm.estimators._joint_graphical_lasso import (
+    JointGraphicalLassoResult,
+    joint_graphical_lasso,
+)
 from skmm.estimators._tcmax import TCMaxClassifier
 from skmm.modalities import Modality, OneModalityWarning
 
 __all__ = [
+    "JointGraphicalLassoResult",
     "Modality",
     "OneModalityWarning",
     "TCMaxClassifier",
     "__version__",
+    "joint_graphical_lasso",
     "show_versions",
 ]

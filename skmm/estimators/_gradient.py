@@ -1,9 +1,7 @@
 """What gradient-trained estimators share: parameters, devices, state as arrays."""
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,10 +11,10 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight
 from skorch.callbacks import EarlyStopping
 
 from skmm.core.networks import ACTIVATIONS, ENCODERS
+from skmm.estimators._base import resolve_device, to_arrays, to_tensors
 from skmm.fitting.checkpoint import Checkpoint, fingerprint
 from skmm.fitting.data import BlockData
 from skmm.fitting.gradient import (
@@ -27,57 +25,12 @@ from skmm.fitting.gradient import (
     seeded,
     train,
 )
-from skmm.modalities import (
-    Layout,
-    OneModalityWarning,
-    _to_array,
-    check_likelihood,
-    check_observed,
-    observed_modalities,
-    resolve_modalities,
-)
+from skmm.modalities import Layout, check_observed, observed_modalities
 from skmm.scaling import BlockScaler
 
 # Parameters that do not change what a training computes, or that a taken-up run
 # may have otherwise.
 NOT_IN_FINGERPRINT = ("checkpoint_dir", "device", "modalities", "verbose")
-
-
-def to_arrays(value: Any) -> Any:
-    """Nested tensors to NumPy arrays, so that state opens without a GPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy().copy()
-    if isinstance(value, Mapping):
-        return {k: to_arrays(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_arrays(v) for v in value]
-    return value
-
-
-def to_tensors(value: Any) -> Any:
-    """Nested arrays to tensors: copies, since arrays may be read-only."""
-    if isinstance(value, np.ndarray):
-        return torch.tensor(value)
-    if isinstance(value, Mapping):
-        return {k: to_tensors(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [to_tensors(v) for v in value]
-    return value
-
-
-@contextmanager
-def all_or_nothing(estimator: Any) -> Iterator[None]:
-    """Put the attributes back as they were if the block fails or is interrupted.
-
-    A refit that ends halfway would leave new classes or scales with old weights.
-    """
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
 
 
 class GradientEstimator(CallbackSupportMixin, BaseEstimator):
@@ -140,58 +93,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
                 f"{self.random_state!r}. Set random_state=0, say."
             )
 
-    def _resolve_device(self, *, fitting: bool) -> torch.device:
-        """Device of the `device` parameter; a fitted one also runs without its GPU."""
-        if isinstance(self.device, str) and self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                "device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got "
-                f"{self.device!r}."
-            ) from error
-        if device.type == "cpu":
-            return device
-        if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
-            return device
-        if fitting or device.type != "cuda":
-            raise ValueError(
-                f"device: {self.device!r} is not available; torch sees "
-                f"{torch.cuda.device_count()} CUDA devices and the CPU. Use "
-                "device='auto' or 'cpu'."
-            )
-        warnings.warn(
-            f"device={self.device!r} is not available here, so the CPU is used.",
-            UserWarning,
-            stacklevel=4,
-        )
-        return torch.device("cpu")
-
     # ------------------------------------------------------------ data
-    def _fit_layout(self, original: Any, X: np.ndarray, *, go_on: bool) -> Layout:
-        """Resolve `modalities`, and set the fitted attributes that describe it."""
-        with warnings.catch_warnings():
-            if go_on:  # the first fit has said it
-                warnings.simplefilter("ignore", OneModalityWarning)
-            layout = resolve_modalities(
-                self.modalities,
-                # Selectors see X as the user gave it; lists have no columns.
-                original if hasattr(original, "shape") else X,
-                feature_names=getattr(self, "feature_names_in_", None),
-            )
-        if go_on and layout != self._layout:
-            raise ValueError(
-                "modalities: can't change while training goes on from the last fit, "
-                f"whose groups were {self._layout.names}. Fit anew: warm_start=False, "
-                "or a clone for partial_fit."
-            )
-        check_likelihood(X, layout)
-        self._layout = layout
-        self.modality_names_in_ = np.array(layout.names, dtype=object)
-        self.modality_indices_ = layout.indices
-        return layout
-
     def _encoder_kinds(self, layout: Layout) -> list[Any]:
         """Kind of each block's encoder: its `Modality`'s, else the parameter's."""
         given = self.encoder if isinstance(self.encoder, Mapping) else None
@@ -239,7 +141,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
             observed_modalities(X, self._layout),
             y,
             weight,
-            device=self._resolve_device(fitting=False),
+            device=resolve_device(self.device, fitting=False),
         )
 
     def _block_data(self, X: np.ndarray, *args: Any, **kwargs: Any) -> BlockData:
@@ -383,16 +285,6 @@ def _check_encoder(kind: Any, modality: str) -> None:
             f"{modality!r}, called as encoder(shape, n_components), got {kind!r}. "
             "Pass the class, not a module made from it."
         )
-
-
-def check_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
-    """Row weights in float64: ones where none are given, never all zero."""
-    return _check_sample_weight(
-        _to_array(sample_weight, "sample_weight"),
-        X,
-        dtype=np.float64,
-        ensure_non_negative=True,
-    )
 
 
 def fit_scaler(

@@ -39,15 +39,15 @@ from skmm.core.networks import (
     build_encoder,
     build_head,
 )
-from skmm.estimators._gradient import (
-    GradientEstimator,
-    _check_widths,
+from skmm.estimators._base import (
     all_or_nothing,
     check_weight,
-    fit_scaler,
+    fit_layout,
+    resolve_device,
     to_arrays,
     to_tensors,
 )
+from skmm.estimators._gradient import GradientEstimator, _check_widths, fit_scaler
 from skmm.fitting.data import Batch, BlockData
 from skmm.fitting.gradient import EpochHooks, seeded
 from skmm.modalities import observed_modalities, validate_input
@@ -504,7 +504,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         self._check_params(X)
         codes = self._encode(y, go_on=go_on, partial=partial, classes=classes)
         weight = self._weights(X, codes, sample_weight)
-        layout = self._fit_layout(original, X, go_on=go_on)
+        layout = fit_layout(self, original, X, go_on=go_on)
         self._keep_architecture(
             go_on,
             encoder=self._encoder_kinds(layout),
@@ -525,7 +525,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
 
     def _run(self, rows, context, told, *, go_on, max_epochs, partial):
         """Train on checked rows, and set what was learnt."""
-        device = self._resolve_device(fitting=True)
+        device = resolve_device(self.device, fitting=True)
         if not go_on:
             # Held-out rows stay held out when training goes on.
             self._split_seed = self._seed()

@@ -1,0 +1,124 @@
+"""What all estimators share: devices, row weights, the modalities of a fit."""
+
+# License: BSD-3-Clause
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight
+
+from skmm.modalities import (
+    Layout,
+    OneModalityWarning,
+    _to_array,
+    check_likelihood,
+    resolve_modalities,
+)
+
+
+def to_arrays(value: Any) -> Any:
+    """Nested tensors to NumPy arrays, so that state opens without a GPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy().copy()
+    if isinstance(value, Mapping):
+        return {k: to_arrays(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_arrays(v) for v in value]
+    return value
+
+
+def to_tensors(value: Any) -> Any:
+    """Nested arrays to tensors: copies, since arrays may be read-only."""
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    if isinstance(value, Mapping):
+        return {k: to_tensors(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_tensors(v) for v in value]
+    return value
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Put the attributes back as they were if the block fails or is interrupted.
+
+    A refit that ends halfway would leave new classes or scales with old weights.
+    """
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def resolve_device(device: Any, *, fitting: bool) -> torch.device:
+    """Device of a `device` parameter; a fitted estimator also runs without its GPU."""
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}."
+        ) from error
+    if place.type == "cpu":
+        return place
+    if place.type == "cuda" and (place.index or 0) < torch.cuda.device_count():
+        return place
+    if fitting or place.type != "cuda":
+        raise ValueError(
+            f"device: {device!r} is not available; torch sees "
+            f"{torch.cuda.device_count()} CUDA devices and the CPU. Use "
+            "device='auto' or 'cpu'."
+        )
+    warnings.warn(
+        f"device={device!r} is not available here, so the CPU is used.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return torch.device("cpu")
+
+
+def fit_layout(
+    estimator: Any, original: Any, X: np.ndarray, *, go_on: bool = False
+) -> Layout:
+    """Resolve `modalities`, and set the fitted attributes that describe it.
+
+    With `go_on` the layout must be the one of the last fit.
+    """
+    with warnings.catch_warnings():
+        if go_on:  # the first fit has said it
+            warnings.simplefilter("ignore", OneModalityWarning)
+        layout = resolve_modalities(
+            estimator.modalities,
+            # Selectors see X as the user gave it; lists have no columns.
+            original if hasattr(original, "shape") else X,
+            feature_names=getattr(estimator, "feature_names_in_", None),
+        )
+    if go_on and layout != estimator._layout:
+        raise ValueError(
+            "modalities: can't change while training goes on from the last fit, "
+            f"whose groups were {estimator._layout.names}. Fit anew: "
+            "warm_start=False, or a clone for partial_fit."
+        )
+    check_likelihood(X, layout)
+    estimator._layout = layout
+    estimator.modality_names_in_ = np.array(layout.names, dtype=object)
+    estimator.modality_indices_ = layout.indices
+    return layout
+
+
+def check_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+    """Row weights in float64: ones where none are given, never all zero."""
+    return _check_sample_weight(
+        _to_array(sample_weight, "sample_weight"),
+        X,
+        dtype=np.float64,
+        ensure_non_negative=True,
+    )

@@ -1,0 +1,100 @@
+"""Solve one connected problem with the method that suits it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from skmm.fitting.alternating import Run, alternate
+
+from ._admm import Admm, AdmmState
+from ._newton import Newton, NewtonState
+from ._problem import Problem, start
+
+
+@dataclass
+class BlockSolution:
+    """The split and the feasible dual of one block, with the gap between them."""
+
+    common: Tensor
+    specific: Tensor
+    dual: Tensor
+    objective: float
+    gap: float
+    n_iter: int
+    converged: bool
+
+
+def certified(
+    problem: Problem, state: AdmmState | NewtonState, n_iter: int, target: float
+) -> BlockSolution:
+    """A state as a solution, its objective and gap evaluated anew in float64."""
+    parts = state.common, state.specific, state.dual
+    value, gap = problem.certificate(*parts)
+    return BlockSolution(*parts, value, gap, n_iter, gap <= target)
+
+
+def solve_block(
+    problem: Problem,
+    *,
+    solver: str = "auto",
+    target: float = 1e-6,
+    max_iter: int = 1000,
+    init: tuple[Tensor, Tensor, Tensor | None] | None = None,
+    on_iteration: Callable[[float], None] | None = None,
+) -> BlockSolution:
+    """Solve one connected problem until the gap is at most `target`.
+
+    Parameters
+    ----------
+    problem : Problem
+        On the scale of correlations.
+    solver : {"auto", "newton", "admm"}, default="auto"
+        "auto" begins with Newton's method, goes on with ADMM where that is slow, and
+        lets Newton finish. With the group norm, whose curvature makes Newton's systems
+        slow to solve, it begins with ADMM.
+    target : float, default=1e-6
+        Duality gap in nats.
+    max_iter : int, default=1000
+        Iterations of both methods together.
+    init : tuple of common, specific and dual or None, default=None
+        Where to start.
+    on_iteration : callable, default=None
+        Told the gap after each iteration.
+    """
+    common, specific, dual = init if init is not None else (*start(problem), None)
+    done = 0
+
+    def tell(state: AdmmState | NewtonState, run: Run) -> None:
+        if on_iteration is not None:
+            on_iteration(state.gap)
+
+    newton = Newton(problem, target)
+    if solver == "newton" or (solver == "auto" and not problem.penalty.group):
+        state = newton.init(common, specific) or newton.init(*start(problem))
+        assert state is not None  # the start without edges is positive definite
+        state, run = alternate(
+            newton.step,
+            state,
+            residual=newton.residual,
+            tol=target,
+            max_iter=max_iter,
+            give_up=newton.is_slow if solver == "auto" else newton.is_stuck,
+            on_iteration=tell,
+        )
+        done = run.n_iter
+        if run.converged or solver == "newton" or done >= max_iter:
+            return certified(problem, state, done, target)
+        common, specific, dual = state.common, state.specific, state.dual
+    admm = Admm(problem, target, newton if solver == "auto" else None)
+    state_admm, run = alternate(
+        admm.step,
+        admm.init(common, specific, dual),
+        residual=lambda state: state.gap,
+        tol=target,
+        max_iter=max_iter - done,
+        give_up=admm.is_stuck,
+        on_iteration=tell,
+    )
+    done += run.n_iter
+    return certified(problem, state_admm.finished or state_admm, done, target)

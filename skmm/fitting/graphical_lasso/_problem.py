@@ -1,0 +1,55 @@
+"""One connected joint graphical lasso: what its solvers share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skmm.core.precision import Penalty, dual_objective, objective, smooth_value
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Covariances (C, p, p), class weights (C,) and penalties of one block."""
+
+    covariance: Tensor
+    class_weight: Tensor
+    penalty: Penalty
+
+    @property
+    def by_class(self) -> Tensor:
+        """The class weights, to multiply matrices with."""
+        return self.class_weight[:, None, None]
+
+    def gradient(self, inverse: Tensor) -> Tensor:
+        """Of the likelihood part, at the precisions with this inverse."""
+        out = self.covariance - inverse
+        return out if bool((self.class_weight == 1).all()) else out.mul_(self.by_class)
+
+    def smooth(self, cholesky: Tensor, precision: Tensor) -> float:
+        """The likelihood part."""
+        return smooth_value(cholesky, precision, self.covariance, self.class_weight)
+
+    def certificate(
+        self, common: Tensor, specific: Tensor, dual: Tensor
+    ) -> tuple[float, float]:
+        """Objective and duality gap, in float64 whatever the parts are."""
+        covariance, weight = self.covariance.double(), self.class_weight.double()
+        # A feasible Y in float32 may leave the set by its last digit, which moves the
+        # value by less than float32 tells apart.
+        primal = objective(
+            common.double(), specific.double(), covariance, weight, self.penalty
+        )
+        return primal, primal - dual_objective(dual.double(), covariance, weight)
+
+
+def inner(x: Tensor, y: Tensor) -> float:
+    """Sum of products, without a temporary."""
+    return float(torch.dot(x.reshape(-1), y.reshape(-1)))
+
+
+def start(problem: Problem) -> tuple[Tensor, Tensor]:
+    """The solution without edges."""
+    diagonal = 1 / problem.covariance.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(0)
+    return torch.diag(mean), torch.diag_embed(diagonal - mean)
