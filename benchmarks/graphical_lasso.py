@@ -480,7 +480,7 @@ def single() -> None:
 
 # ---------------------------------------------------------------- classes
 # nodes: alphas of skmm's l1, its group form, and GGLasso, for about 5 % of the pairs.
-CLASSES = {100: (0.254, 0.282, 0.146), 200: (0.127, 0.2, 0.085)}
+CLASSES = {100: (0.254, 0.372, 0.146), 200: (0.127, 0.211, 0.085)}
 
 
 def classes() -> None:
