@@ -1,7 +1,7 @@
 """Solve one connected problem with the method that suits it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from skmm.fitting.alternating import Run, alternate
 
 from ._admm import Admm, AdmmState
 from ._newton import Newton, NewtonState
-from ._problem import Problem, start
+from ._problem import Problem, balanced_units, rescaled, start
 
 
 @dataclass
@@ -62,39 +62,55 @@ def solve_block(
     on_iteration : callable, default=None
         Told the gap after each iteration.
     """
-    common, specific, dual = init if init is not None else (*start(problem), None)
+    begin = init if init is not None else (*start(problem), None)
     done = 0
 
     def tell(state: AdmmState | NewtonState, run: Run) -> None:
         if on_iteration is not None:
             on_iteration(state.gap)
 
-    newton = Newton(problem, target)
     if solver == "newton" or (solver == "auto" and not problem.penalty.group):
-        state = newton.init(common, specific) or newton.init(*start(problem))
+        newton = Newton(problem, target)
+        state = newton.init(*begin[:2]) or newton.init(*start(problem))
         assert state is not None  # the start without edges is positive definite
         state, run = alternate(
-            newton.step,
+            newton.step if solver == "newton" else newton.try_step,
             state,
             residual=newton.residual,
             tol=target,
             max_iter=max_iter,
-            give_up=newton.is_slow if solver == "auto" else newton.is_stuck,
+            give_up=newton.is_stuck if solver == "newton" else newton.is_slow,
             on_iteration=tell,
         )
         done = run.n_iter
         if run.converged or solver == "newton" or done >= max_iter:
             return certified(problem, state, done, target)
-        common, specific, dual = state.common, state.specific, state.dual
-    admm = Admm(problem, target, newton if solver == "auto" else None)
+    # What little Newton's method did is no better a start for ADMM than none.
+    units = balanced_units(problem)
+    outer = units[:, None] * units
+    balanced = rescaled(problem, units)
+    common, specific, dual = begin
+    admm = Admm(
+        balanced, target, Newton(balanced, target) if solver == "auto" else None
+    )
     state_admm, run = alternate(
         admm.step,
-        admm.init(common, specific, dual),
+        admm.init(
+            common * outer, specific * outer, None if dual is None else dual / outer
+        ),
         residual=lambda state: state.gap,
         tol=target,
         max_iter=max_iter - done,
         give_up=admm.is_stuck,
         on_iteration=tell,
     )
-    done += run.n_iter
-    return certified(problem, state_admm.finished or state_admm, done, target)
+    found = state_admm.finished or state_admm
+    solution = certified(balanced, found, done + run.n_iter, target)
+    return replace(
+        solution,
+        common=solution.common / outer,
+        specific=solution.specific / outer,
+        dual=solution.dual * outer,
+        objective=solution.objective
+        + float(2 * problem.class_weight.sum() * units.double().log().sum()),
+    )

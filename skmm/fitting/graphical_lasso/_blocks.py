@@ -164,14 +164,14 @@ def solve(
     alone = [int(block[0]) for block in blocks if len(block) == 1]
     value = float((class_weight[:, None] * (variance[:, alone].log() + 1)).sum())
     solution = Solution(common, specific, dual, value, 0.0, 0, True, list(blocks))
-    scale = variance.mean(0).sqrt()
     for block in blocks:
         if len(block) == 1:
             continue
         index = torch.as_tensor(block, device=covariance.device)
         here = (slice(None), index[:, None], index)
-        outer = scale[index, None] * scale[index]
         penalty = penalties.take(index, index, covariance)
+        scale = variance[:, index].mean(0).sqrt()
+        outer = scale[:, None] * scale
         problem = Problem(
             covariance[here] / outer,
             class_weight,
@@ -205,7 +205,7 @@ def solve(
         if specific is not None:
             specific[here] = found.specific / outer
         dual[here] = found.dual * outer
-        shift = float(2 * (class_weight.sum() * scale[index].double().log().sum()))
+        shift = float(2 * (class_weight.sum() * scale.double().log().sum()))
         solution.objective += found.objective + shift
         solution.gap += max(found.gap, 0.0)
         solution.n_iter = max(solution.n_iter, found.n_iter)

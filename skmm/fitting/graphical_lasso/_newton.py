@@ -53,13 +53,14 @@ class Newton:
     max_finish = 4
     sufficient = 1e-4  # of the predicted decrease
     # Signs that steps are too short to find the manifold: ADMM is then ahead.
-    shortest_step = 1e-2
+    shortest_step = 0.03  # times the largest class weight, on correlations
     shortest_search = 0.2
-    slowest_gap = 0.5
+    slowest_gap = 0.4  # times the one before
 
     def __init__(self, problem: Problem, target: float):
         self.problem = problem
         self.target = target
+        self.heaviest = float(problem.class_weight.max())
         self.single = (
             problem.covariance.shape[0] == 1 and problem.penalty.specific is None
         )
@@ -81,7 +82,7 @@ class Newton:
             inverse,
             smooth,
             smooth + self.problem.penalty.value(common, specific),
-            1 / float(self.problem.class_weight.max()),
+            1 / self.heaviest,
             torch.zeros_like(precision),
         )
 
@@ -93,6 +94,13 @@ class Newton:
         """One iteration: proximal step, certificate, Newton step."""
         state = self.proximal_step(state)
         return state if state.gap <= self.target else self.newton_step(state)
+
+    def try_step(self, state: NewtonState) -> NewtonState:
+        """One iteration, without the Newton step where that would do little."""
+        state = self.proximal_step(state)
+        if state.gap <= self.target or self.is_slow(state):
+            return state
+        return self.newton_step(state)
 
     def proximal_step(self, state: NewtonState) -> NewtonState:
         """A descent step that lands on a manifold, and the gap there."""
@@ -135,7 +143,7 @@ class Newton:
             dual,
             dual_value,
             value - dual_value,
-            slow=step * float(problem.class_weight.max()) < self.shortest_step,
+            slow=min(step, following) * self.heaviest < self.shortest_step,
             gaps=[*state.gaps, value - dual_value],
         )
 
@@ -239,8 +247,9 @@ class Newton:
     def is_slow(self, state: NewtonState) -> bool:
         """Whether another method should take over."""
         gaps = state.gaps
-        slow = len(gaps) > 2 and not gaps[-1] <= self.slowest_gap * gaps[-2]
-        return state.stuck or state.slow or slow
+        if len(gaps) > 1 and gaps[-1] <= self.slowest_gap * gaps[-2] < math.inf:
+            return state.stuck
+        return state.stuck or state.slow or len(gaps) > 2
 
     def finish(self, state: NewtonState, step: float) -> NewtonState:
         """Newton steps alone, from a split whose manifold may be the solution's.

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skmm.core.precision import Penalty, dual_objective, objective, smooth_value
+from skmm.core.precision import (
+    Penalty,
+    dual_objective,
+    factor,
+    objective,
+    smooth_value,
+)
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,34 @@ def start(problem: Problem) -> tuple[Tensor, Tensor]:
     diagonal = 1 / problem.covariance.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(0)
     return torch.diag(mean), torch.diag_embed(diagonal - mean)
+
+
+def rescaled(problem: Problem, units: Tensor) -> Problem:
+    """The same problem with the nodes measured in other units."""
+    outer = units[:, None] * units
+    penalty = problem.penalty
+    specific = None if penalty.specific is None else penalty.specific / outer
+    return Problem(
+        problem.covariance / outer,
+        problem.class_weight,
+        Penalty(penalty.common / outer, specific, penalty.group),
+    )
+
+
+def balanced_units(problem: Problem) -> Tensor:
+    """Units of the nodes in which ADMM takes the fewest iterations.
+
+    On the scale of correlations, nodes that the others predict well have precisions far
+    above one. In these units their variance and a guess of their precision, that of a
+    ridge estimate, are equal. Found by trial: it saves a third of the iterations on
+    collinear data and costs none elsewhere.
+    """
+    correlation = problem.covariance.mean(0)
+    ridge = (problem.penalty.common / problem.class_weight.sum()).mean().clamp(1e-3, 1)
+    cholesky = factor(
+        (correlation + ridge * torch.eye(len(correlation)).to(ridge))[None]
+    )
+    if cholesky is None:  # not quite positive semi-definite
+        return torch.ones_like(correlation[0])
+    diagonal = torch.cholesky_inverse(cholesky[0]).diagonal() * (1 + ridge)
+    return diagonal.clamp_min(1) ** -0.25
