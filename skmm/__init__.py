@@ -3,6 +3,7 @@
 ============================  ===========================  ================
 estimator                     formulas in `skmm.core`      way of fitting
 ============================  ===========================  ================
+`CrossModalGraphicalLasso`    `precision`, `gaussian`      alternating
 `TCMaxClassifier`             `dependence`, `networks`     gradient
 ============================  ===========================  ================
 
@@ -12,6 +13,7 @@ X is one array whose columns are grouped into modalities by the parameter
 
 from skmm._show_versions import show_versions
 from skmm._version import __version__
+from skmm.estimators._cross_modal_graphical_lasso import CrossModalGraphicalLasso, Edge
 from skmm.estimators._joint_graphical_lasso import (
     JointGraphicalLassoResult,
     joint_graphical_lasso,
@@ -20,6 +22,8 @@ from skmm.estimators._tcmax import TCMaxClassifier
 from skmm.modalities import Modality, OneModalityWarning
 
 __all__ = [
+    "CrossModalGraphicalLasso",
+    "Edge",
     "JointGraphicalLassoResult",
     "Modality",
     "OneModalityWarning",

@@ -6,7 +6,12 @@ The array-API check runs because `conftest.py` sets SCIPY_ARRAY_API.
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skmm import Modality, OneModalityWarning, TCMaxClassifier
+from skmm import (
+    CrossModalGraphicalLasso,
+    Modality,
+    OneModalityWarning,
+    TCMaxClassifier,
+)
 
 # The checks feed plain arrays, which `modalities="auto"` takes as one modality.
 pytestmark = pytest.mark.filterwarnings(
@@ -37,6 +42,13 @@ CONFIGURATIONS = [
     TCMaxClassifier(modalities=halves, fusion="gated"),
     TCMaxClassifier(modalities=halves, loss="cross_entropy", class_weight="balanced"),
     TCMaxClassifier(modalities=halves, loss="unimodal", keep_missing=True),
+    CrossModalGraphicalLasso(),
+    CrossModalGraphicalLasso(modalities=halves, npn=None, cross_modal_penalty=2.0),
+    CrossModalGraphicalLasso(modalities=columns, pooling=1.0, npn="truncation"),
+    CrossModalGraphicalLasso(specific_penalty="group", likelihood_weights="size"),
+    CrossModalGraphicalLasso(pooling=0.0, keep_missing=True, solver="newton"),
+    CrossModalGraphicalLasso(alpha="auto", selection="ebic", n_alphas=4),
+    CrossModalGraphicalLasso(alpha="auto", n_alphas=3, cv=2, random_state=0),
 ]
 
 

@@ -1,0 +1,122 @@
+"""Warm-started solutions along a path of penalties, scored as they come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from skmm.core.precision import smallest_edgeless
+
+from ._blocks import Penalties, Solution, solve
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """What is selected: penalty, common part's share, steepness of the prior."""
+
+    alpha: float
+    common_ratio: float
+    steepness: float
+
+
+@dataclass
+class Task:
+    """One set of rows to fit, and how a solution on them is scored.
+
+    Attributes
+    ----------
+    covariance : Tensor of shape (C, p, p)
+    class_weight : Tensor of shape (C,)
+    penalties : callable
+        From `Strengths` to `Penalties`.
+    score : callable
+        From a `Solution` to a number; larger is better.
+    last : Solution or None
+        Where the next solution starts.
+    """
+
+    covariance: Tensor
+    class_weight: Tensor
+    penalties: Callable[[Strengths], Penalties]
+    score: Callable[[Solution], float]
+    last: Solution | None = None
+
+    def evaluate(self, strengths: Strengths, tol: float, max_iter: int) -> float:
+        """Solve, from the last solution, and score."""
+        self.last = solve(
+            self.covariance,
+            self.class_weight,
+            self.penalties(strengths),
+            tol=tol,
+            max_iter=max_iter,
+            init=self.last,
+        )
+        return self.score(self.last)
+
+    def largest(self, strengths: Strengths) -> float:
+        """The smallest alpha without edges, at these other strengths."""
+        p = self.covariance.shape[-1]
+        index = torch.arange(p, device=self.covariance.device)
+        unit = Strengths(1.0, strengths.common_ratio, strengths.steepness)
+        penalty = self.penalties(unit).take(index, index, self.covariance)
+        return smallest_edgeless(self.covariance, self.class_weight, penalty)
+
+
+@dataclass
+class Search:
+    """Candidates and their scores, one a task, in the order of evaluation."""
+
+    tasks: list[Task]
+    tol: float
+    max_iter: int
+    on_candidate: Callable[[Strengths, float], None] | None = None
+    candidates: list[Strengths] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+
+    def mean(self, strengths: Strengths) -> float:
+        """Mean score of a candidate over the tasks; each is evaluated once."""
+        if strengths not in self.candidates:
+            values = [
+                task.evaluate(strengths, self.tol, self.max_iter) for task in self.tasks
+            ]
+            self.candidates.append(strengths)
+            self.scores.append(values)
+            if self.on_candidate is not None:
+                self.on_candidate(strengths, sum(values) / len(values))
+        values = self.scores[self.candidates.index(strengths)]
+        return sum(values) / len(values)
+
+    @property
+    def best(self) -> Strengths:
+        """The candidate with the best mean score."""
+        means = [sum(values) / len(values) for values in self.scores]
+        return self.candidates[max(range(len(means)), key=means.__getitem__)]
+
+    def along_alpha(
+        self, common_ratio: float, steepness: float, n_alphas: int, span: float
+    ) -> None:
+        """From the edgeless penalty down, until the score has clearly passed its best.
+
+        A geometric grid from the largest over the tasks down to `span` times it; three
+        scores in a row below the best end the path. Then the two intervals around the
+        best are halved, once.
+        """
+        start = Strengths(1, common_ratio, steepness)
+        top = max(task.largest(start) for task in self.tasks)
+        top = top if top > 0 else 1.0
+        ratio = span ** (1 / max(n_alphas - 1, 1))
+        for task in self.tasks:
+            task.last = None
+        scores: list[float] = []
+        alphas: list[float] = []
+        for k in range(n_alphas):
+            alphas.append(top * ratio**k)
+            scores.append(self.mean(Strengths(alphas[-1], common_ratio, steepness)))
+            if k >= 3 and max(scores[-3:]) < max(scores[:-3]):
+                break
+        best = max(range(len(scores)), key=scores.__getitem__)
+        for shift in (-0.5, 0.5):
+            if best > 0 or shift > 0:
+                alpha = alphas[best] * ratio**shift
+                self.mean(Strengths(alpha, common_ratio, steepness))
