@@ -46,9 +46,9 @@ CONFIGURATIONS = [
     CrossModalGraphicalLasso(modalities=halves, npn=None, cross_modal_penalty=2.0),
     CrossModalGraphicalLasso(modalities=columns, pooling=1.0, npn="truncation"),
     CrossModalGraphicalLasso(specific_penalty="group", likelihood_weights="size"),
-    CrossModalGraphicalLasso(pooling=0.0, keep_missing=True, solver="newton"),
+    CrossModalGraphicalLasso(pooling=0.0, keep_missing=True, solver="admm"),
     CrossModalGraphicalLasso(alpha="auto", selection="ebic", n_alphas=4),
-    CrossModalGraphicalLasso(alpha="auto", n_alphas=3, cv=2, random_state=0),
+    CrossModalGraphicalLasso(common_ratio="auto", cv=2, random_state=0),
 ]
 
 

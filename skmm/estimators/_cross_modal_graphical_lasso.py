@@ -488,8 +488,7 @@ class CrossModalGraphicalLasso(
                     f"of y, got none in {empty}. Drop these rows."
                 )
             self.priors_ = self._class_priors(of_class)
-        counted = weight > 0
-        return _Rows(X[counted][:, columns], codes[counted], weight[counted])
+        return _Rows(X[:, columns], codes, weight)
 
     def _class_priors(self, of_class: np.ndarray) -> np.ndarray:
         n = len(of_class)
@@ -555,7 +554,7 @@ class CrossModalGraphicalLasso(
         variant = "shrinkage" if self.npn == "skeptic" else self.npn
         marginals = GaussianScores.fit(rows.X, rows.weight, variant)
         z, observed = _as_tensors(marginals.transform(rows.X), device)
-        n_classes = int(rows.codes.max()) + 1
+        n_classes = self._n_classes
         correlation = None
         if self.npn == "skeptic":
             correlation = torch.as_tensor(
@@ -669,7 +668,8 @@ class CrossModalGraphicalLasso(
         tasks = []
         for training, test in self._splits(rows):
             part, held_out = rows.take(training), rows.take(test)
-            if len(np.unique(part.codes)) < len(moments.location):
+            of_class = np.bincount(part.codes, part.weight, len(moments.location))
+            if (of_class <= 0).any():
                 raise ValueError(
                     "cv: a fold's training rows lack a class. Use fewer folds, or "
                     "selection='ebic'."
@@ -695,13 +695,11 @@ class CrossModalGraphicalLasso(
         if isinstance(cv, Integral) or cv is None:
             n_splits = 5 if cv is None else int(cv)
             smallest = np.bincount(rows.codes).min()
-            kind = StratifiedKFold
-            if self._n_classes == 1:
-                kind, smallest = KFold, len(rows.codes)
+            kind = KFold if self._n_classes == 1 else StratifiedKFold
             if smallest < 2:
                 raise ValueError(
-                    "cv: expected at least two rows in every class, got "
-                    f"{smallest}. Use selection='ebic' or set alpha."
+                    "cv: expected at least two rows in every class, got one with "
+                    f"n_samples = {smallest}. Use selection='ebic' or set alpha."
                 )
             n_splits = min(n_splits, int(smallest))
             cv = kind(n_splits, shuffle=True, random_state=self.random_state)
@@ -797,10 +795,10 @@ class CrossModalGraphicalLasso(
             .numpy()
         )
 
-    def _log_joint(self, X) -> tuple[np.ndarray, np.ndarray]:
-        X, scores = self._scores(X)
+    def _log_joint(self, X) -> np.ndarray:
+        _, scores = self._scores(X)
         with np.errstate(divide="ignore"):  # a prior may be zero
-            return X, self._log_density(scores) + np.log(self.priors_)
+            return self._log_density(scores) + np.log(self.priors_)
 
     @available_if(_has_classes)
     def decision_function(self, X):
@@ -819,10 +817,8 @@ class CrossModalGraphicalLasso(
         ndarray of shape (n_samples, n_classes)
             In nats; for two classes the second's minus the first's, (n_samples,).
         """
-        X, joint = self._log_joint(X)
-        if joint.shape[1] == 2:
-            joint = joint[:, 1] - joint[:, 0]
-        return joint.astype(X.dtype, copy=False)
+        joint = self._log_joint(X)
+        return joint[:, 1] - joint[:, 0] if joint.shape[1] == 2 else joint
 
     @available_if(_has_classes)
     def predict_proba(self, X):
@@ -838,8 +834,7 @@ class CrossModalGraphicalLasso(
         ndarray of shape (n_samples, n_classes)
             Rows sum to one.
         """
-        X, joint = self._log_joint(X)
-        return softmax(joint, axis=1).astype(X.dtype, copy=False)
+        return softmax(self._log_joint(X), axis=1)
 
     @available_if(_has_classes)
     def predict_log_proba(self, X):
@@ -855,9 +850,8 @@ class CrossModalGraphicalLasso(
         ndarray of shape (n_samples, n_classes)
             In nats.
         """
-        X, joint = self._log_joint(X)
-        joint = joint - logsumexp(joint, axis=1, keepdims=True)
-        return joint.astype(X.dtype, copy=False)
+        joint = self._log_joint(X)
+        return joint - logsumexp(joint, axis=1, keepdims=True)
 
     @available_if(_has_classes)
     def predict(self, X):
@@ -873,7 +867,8 @@ class CrossModalGraphicalLasso(
         ndarray of shape (n_samples,)
             Labels.
         """
-        return self.classes_[self._log_joint(X)[1].argmax(axis=1)]
+        best = self._log_joint(X).argmax(axis=1)
+        return self.classes_[best]
 
     @available_if(_has_scores)
     def score_samples(self, X):
@@ -890,11 +885,10 @@ class CrossModalGraphicalLasso(
             In nats, of the Gaussianised scores: the units of X do not enter.
         """
         if hasattr(self, "priors_"):
-            X, joint = self._log_joint(X)
+            joint = self._log_joint(X)
         else:
-            X, scores = self._scores(X)
-            joint = self._log_density(scores)
-        return logsumexp(joint, axis=1).astype(X.dtype, copy=False)
+            joint = self._log_density(self._scores(X)[1])
+        return logsumexp(joint, axis=1)
 
     @available_if(_has_scores)
     def score(self, X, y=None, sample_weight=None):

@@ -172,7 +172,7 @@ class Newton:
                     break
             length /= 2
         else:
-            return replace(state, stuck=True)
+            return replace(state, slow=True)
         inverse = torch.cholesky_inverse(cholesky)
         return replace(
             state,
