@@ -169,8 +169,7 @@ class CrossModalGraphicalLasso(
     specific_penalty : {"l1", "group"}, default="l1"
         "group": the specific parts are penalised by their Euclidean norm over classes,
         so that all classes depart from the common part at the same edges.
-    prior : array-like of shape (n_nodes, n_nodes), callable, "footprints" or None, \
-            default=None
+    prior : array-like of shape (n_nodes, n_nodes), callable or str, default=None
         Prior strength of each edge, in [0, 1], or one a class, (n_classes, n_nodes,
         n_nodes). A callable gets X as it was passed to `fit`. "footprints" reads
         ``X.prior`` (or ``X.attrs["prior"]``), which
@@ -267,7 +266,7 @@ class CrossModalGraphicalLasso(
         Columns of each modality.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, where they have any.
 
     See Also

@@ -113,9 +113,11 @@ def joint_graphical_lasso(
               + \alpha \sum_c \sum_{i \ne j} W_{c,ij} |B_{c,ij}|
 
     and for one class the graphical lasso
-    :math:`-\log\det\Theta + \mathrm{tr}(S\Theta) + \alpha \sum_{i \ne j} W_{ij}
-    |\Theta_{ij}|`, the problem of `sklearn.covariance.graphical_lasso`. The diagonal is
-    not penalised. The objective is a reconstruction after CM-GLasso [1]_, whose
+
+    .. math:: \min -\log\det\Theta + \mathrm{tr}(S\Theta)
+              + \alpha \sum_{i \ne j} W_{ij} |\Theta_{ij}|,
+
+    the problem of `sklearn.covariance.graphical_lasso`. The diagonal is not penalised. The objective is a reconstruction after CM-GLasso [1]_, whose
     equations we could not read.
 
     The covariances may be singular. The problem falls apart into the blocks that exact
