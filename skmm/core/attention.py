@@ -135,7 +135,7 @@ def footprint_similarity(
 
 
 def finish_prior(total: Tensor, n_images: int) -> Tensor:
-    """The prior from the sum of its summands: symmetric, in [0, 1], ones on the diagonal.
+    """The prior from the sum of its summands: symmetric, in [0, 1], unit diagonal.
 
     Sums over batches may be added up before. Without an image it is the unit matrix.
     """

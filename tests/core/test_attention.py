@@ -42,12 +42,14 @@ def loop_attention(prototypes, patches, temperature, present):
     alpha = torch.zeros(len(patches), len(prototypes), patches.shape[1]).double()
     for i, image in enumerate(patches):
         for k, prototype in enumerate(prototypes):
-            weights = [
-                math.exp(cosine(prototype, patch) / (temperature * math.sqrt(D)))
-                * bool(on)
-                for patch, on in zip(image, present[i], strict=True)
+            logits = [
+                cosine(prototype, p) / (temperature * math.sqrt(D)) for p in image
             ]
-            alpha[i, k] = torch.tensor(weights).double() / sum(weights)
+            weights = [
+                math.exp(logit) * bool(on)
+                for logit, on in zip(logits, present[i], strict=True)
+            ]
+            alpha[i, k] = torch.tensor(weights, dtype=torch.float64) / sum(weights)
     return alpha
 
 
@@ -70,9 +72,8 @@ def loop_prior(alpha, scale=None):
             for k in range(K):
                 value = cosine(image[j], image[k])
                 if scale is not None:
-                    value *= math.exp(
-                        -(math.dist(centres[j], centres[k]) ** 2) / (2 * scale**2)
-                    )
+                    distance = math.dist(centres[j], centres[k])
+                    value *= math.exp(-(distance**2) / (2 * scale**2))
                 prior[j, k] += value / len(alpha)
     return prior
 
@@ -142,9 +143,8 @@ def test_permuted_prototypes_permute(seed):
         footprint_prior(permuted), footprint_prior(alpha)[order][:, order], **EXACT
     )
     # The order of patches changes neither vectors nor prior.
-    shuffle = torch.randperm(
-        ROWS * COLUMNS, generator=torch.Generator().manual_seed(seed)
-    )
+    g = torch.Generator().manual_seed(seed)
+    shuffle = torch.randperm(ROWS * COLUMNS, generator=g)
     moved = attention(prototypes, patches[:, shuffle], 0.1, present[:, shuffle])
     torch.testing.assert_close(moved, alpha[..., shuffle], **EXACT)
     torch.testing.assert_close(
