@@ -117,8 +117,8 @@ def joint_graphical_lasso(
     .. math:: \min -\log\det\Theta + \mathrm{tr}(S\Theta)
               + \alpha \sum_{i \ne j} W_{ij} |\Theta_{ij}|,
 
-    the problem of `sklearn.covariance.graphical_lasso`. The diagonal is not penalised. The
-    objective is a reconstruction after CM-GLasso [1]_, whose equations we could not
+    the problem of `sklearn.covariance.graphical_lasso`. The diagonal is not penalised.
+    The objective is a reconstruction after CM-GLasso [1]_, whose equations we could not
     read.
 
     The covariances may be singular. The problem falls apart into the blocks that exact
@@ -127,8 +127,8 @@ def joint_graphical_lasso(
     Parameters
     ----------
     emp_cov : array-like of shape (n_classes, n_features, n_features)
-        Covariance matrices :math:`S_c`, or one, (n_features, n_features): symmetric, positive semi-definite, with a
-        positive diagonal. float32 is solved in float32, where gaps below about 1e-5 a
+        Covariance matrices :math:`S_c`, or one, (n_features, n_features): symmetric,
+        positive semi-definite, with a positive diagonal. float32 is solved in float32, where gaps below about 1e-5 a
         node can't be certified; all else in float64.
     alpha : float
         Penalty of the specific parts, or for one class of the precision, in the units
