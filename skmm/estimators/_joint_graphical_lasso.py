@@ -128,8 +128,8 @@ def joint_graphical_lasso(
     ----------
     emp_cov : array-like of shape (n_classes, n_features, n_features)
         Covariance matrices :math:`S_c`, or one, (n_features, n_features): symmetric,
-        positive semi-definite, with a positive diagonal. float32 is solved in float32, where gaps below about 1e-5 a
-        node can't be certified; all else in float64.
+        positive semi-definite, with a positive diagonal. float32 is solved in float32,
+        where gaps below about 1e-5 a node can't be certified; all else in float64.
     alpha : float
         Penalty of the specific parts, or for one class of the precision, in the units
         of `emp_cov`; not negative. With 0, `emp_cov` must be invertible.
