@@ -53,7 +53,7 @@ __all__ = ["CrossModalGraphicalLasso", "Edge"]
 
 COMMON_RATIOS = (0.313, 0.471, 0.631, 0.793)
 STEEPNESSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 80.0)
-SEARCH_SPAN = 1e-4  # smallest over largest alpha that is tried
+SEARCH_SPAN = 1e-6  # smallest over largest alpha that is tried
 SEARCH_TOL = 1e-3  # duality gap of the candidates, in nats a node and class
 
 
@@ -190,14 +190,14 @@ class CrossModalGraphicalLasso(
         :math:`t_c`: equal, or in proportion to the rows of the class.
     priors : "equal" or array-like of shape (n_classes,), default=None
         Class probabilities; by default the frequencies.
-    shrinkage : float, default=1e-3
+    shrinkage : float, default=0.0
         How far covariances are drawn to the diagonal of the pooled one, in [0, 1].
     selection : {"cv", "ebic"}, default="cv"
         How what is "auto" is selected: by the log-likelihood of held-out rows, or by
         the extended BIC [4]_, which is faster and sparser.
     cv : int, cross-validation generator or iterable, default=5
         Splits for ``selection="cv"``; an int means (stratified) folds, shuffled.
-    n_alphas : int, default=16
+    n_alphas : int, default=20
         Most values of `alpha` on a path.
     gamma : float, default=0.5
         Parameter of the extended BIC; 0 is the BIC.
@@ -349,10 +349,10 @@ class CrossModalGraphicalLasso(
         npn="shrinkage",
         likelihood_weights="equal",
         priors=None,
-        shrinkage=1e-3,
+        shrinkage=0.0,
         selection="cv",
         cv=5,
-        n_alphas=16,
+        n_alphas=20,
         gamma=0.5,
         solver="auto",
         tol=1e-5,

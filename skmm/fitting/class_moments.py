@@ -10,8 +10,10 @@ from skmm.core.gaussian import moments, nearest_correlation_scale
 # The smallest eigenvalue that a covariance from different rows for different pairs may
 # keep, on the scale of correlations.
 SMALLEST_EIGENVALUE = 1e-3
-# The variance given to a node that is constant within every class.
+# The variance of a node that is constant within every class, and the share of the
+# pooled variance that each class has at least.
 SMALLEST_VARIANCE = 1e-6
+SMALLEST_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def class_moments(
     covariance = (1 - shrinkage) * covariance
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     diagonal += shrinkage * variance
-    floor = SMALLEST_VARIANCE * variance
+    floor = SMALLEST_SHARE * variance
     diagonal.copy_(
         torch.where(constant, 1, torch.maximum(diagonal, floor.expand_as(diagonal)))
     )
