@@ -16,6 +16,7 @@ PUBLIC_MODULES = (
     "skmm.metrics",
     "skmm.modalities",
     "skmm.plotting",
+    "skmm.vision",
 )
 SETUP_CFG = Path(__file__).parents[1] / "setup.cfg"
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "datasets": {"modalities"},
     "metrics": set(),
     "plotting": set(),
+    "vision": {"core", "modalities"},
 }
 THIRD_PARTY_FORBIDDEN = {
     "core": {"sklearn", "skorch"},
@@ -31,7 +32,7 @@ THIRD_PARTY_FORBIDDEN = {
     "scaling": {"torch", "skorch"},
     "marginals": {"torch", "skorch"},
 }
-OPTIONAL = {"matplotlib", "pandas", "polars"}
+OPTIONAL = {"matplotlib", "pandas", "polars", "transformers", "PIL"}
 
 
 def dotted_name(path):
@@ -138,5 +139,6 @@ def test_imports_without_the_optional_packages():
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))\n"
         "import skmm, skmm.datasets, skmm.metrics, skmm.modalities, skmm.plotting\n"
+        "import skmm.vision\n"
     )
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,6 @@
+"""Images and text as semantic nodes: patch features, node scores, segmentation."""
+
+from skmm.vision._distill import CrossAttentionDistiller
+from skmm.vision._scores import NodeScores
+
+__all__ = ["CrossAttentionDistiller", "NodeScores"]
