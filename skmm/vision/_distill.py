@@ -68,14 +68,14 @@ class CrossAttentionDistiller(TransformerMixin, BaseEstimator):
         component of :math:`h_k` over the images of fit, with the sign that grows
         towards the prototype.
     spatial_scale : float, default=None
-        The length s, as a share of the side of the image. If None, the distance of footprints
-        does not count.
+        The length s, as a share of the side of the image. If None, the distance of
+        footprints does not count.
     grid : tuple of int, default=None
         Rows and columns of patches, which lie row by row. Needed for `spatial_scale`
         where the images are not square.
     n_patches : int, default=None
-        The number N, where images come as rows of a table: X of shape (n_images, N * n_channels),
-        patch by patch.
+        The number N, where images come as rows of a table: X of shape
+        (n_images, N * n_channels), patch by patch.
     random_state : int, RandomState instance or None, default=None
         For k-means.
 
