@@ -310,6 +310,18 @@ class CrossAttentionDistiller(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return np.array(self._node_names, dtype=object)
 
+    def _look(self, X):
+        """Footprints (n, K, N) and cosines (n, K) of the nodes, in float64."""
+        patches, present = self._check(X, self.n_channels_)
+        prototypes = torch.from_numpy(self.prototypes_)
+        footprints, cosines = [], []
+        for rows, alpha in self._chunks(patches, present):
+            alpha = alpha.double()
+            vectors = node_vectors(alpha, _tensor(patches[rows]).double())
+            footprints.append(alpha)
+            cosines.append(node_scores(vectors, prototypes))
+        return torch.cat(footprints), torch.cat(cosines)
+
     # --- What comes in ------------------------------------------------------------
 
     def _check(

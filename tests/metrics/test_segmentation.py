@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.metrics import jaccard_score, make_scorer
 
 from skmm.metrics import mean_iou
@@ -77,7 +77,7 @@ def test_prediction_of_the_ignored_label_is_wrong():
 
 
 def test_as_a_scorer():
-    class Constant(ClassifierMixin, BaseEstimator):
+    class Constant(BaseEstimator):
         def predict(self, X):
             return np.zeros((len(X), 2, 2), dtype=int)
 
