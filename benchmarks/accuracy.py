@@ -44,9 +44,17 @@ def _tcmax(problem: Problem, seed: int, params: dict[str, Any]) -> Any:
     return TCMaxClassifier(**settings)
 
 
+def _graphical_lasso(problem: Problem, seed: int, params: dict[str, Any]) -> Any:
+    from skmm import CrossModalGraphicalLasso
+
+    settings = {"modalities": problem.modalities, "random_state": seed} | params
+    return CrossModalGraphicalLasso(**settings)
+
+
 # Name on the command line -> builder. "none" measures the peers alone.
 ESTIMATORS: dict[str, Callable[[Problem, int, dict[str, Any]], Any]] = {
     "tcmax": _tcmax,
+    "graphical_lasso": _graphical_lasso,
 }
 
 
