@@ -69,6 +69,24 @@ def attention(
     return torch.where(there, shares, 0)  # NaN where no patch is there
 
 
+def likeness(
+    prototypes: Tensor,
+    patches: Tensor,
+    temperature: float,
+    present: Tensor | None = None,
+) -> Tensor:
+    r"""Footprints before they are normalised over the patches, (..., K, N).
+
+    :math:`\exp((\cos - 1) / (\tau \sqrt d))`: one where a patch points as its prototype
+    does. Unlike a footprint, it is small everywhere in an image without the node, so
+    that nodes compare within a patch. Zero for absent patches.
+    """
+    d = prototypes.shape[-1]
+    cosines = unit_length(prototypes) @ unit_length(patches).transpose(-1, -2)
+    alike = torch.exp((cosines - 1) / (temperature * math.sqrt(d)))
+    return alike if present is None else torch.where(present.unsqueeze(-2), alike, 0)
+
+
 def node_vectors(footprints: Tensor, patches: Tensor) -> Tensor:
     """The mean of the normalised patches under each footprint, (..., K, d)."""
     return footprints @ unit_length(patches)

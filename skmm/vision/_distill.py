@@ -19,6 +19,7 @@ from skmm.core.attention import (
     finish_prior,
     footprint_similarity,
     grid_positions,
+    likeness,
     node_scores,
     node_vectors,
 )
@@ -311,16 +312,14 @@ class CrossAttentionDistiller(TransformerMixin, BaseEstimator):
         return np.array(self._node_names, dtype=object)
 
     def _look(self, X):
-        """Footprints (n, K, N) and cosines (n, K) of the nodes, in float64."""
+        """Likeness of nodes and patches (n, K, N) and cosines of nodes (n, K)."""
         patches, present = self._check(X, self.n_channels_)
         prototypes = torch.from_numpy(self.prototypes_)
-        footprints, cosines = [], []
-        for rows, alpha in self._chunks(patches, present):
-            alpha = alpha.double()
-            vectors = node_vectors(alpha, _tensor(patches[rows]).double())
-            footprints.append(alpha)
-            cosines.append(node_scores(vectors, prototypes))
-        return torch.cat(footprints), torch.cat(cosines)
+        there = torch.from_numpy(present)
+        features = _tensor(patches).double()
+        alike = likeness(prototypes, features, self.temperature_, there)
+        alpha = attention(prototypes, features, self.temperature_, there)
+        return alike, node_scores(node_vectors(alpha, features), prototypes)
 
     # --- What comes in ------------------------------------------------------------
 

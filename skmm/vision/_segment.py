@@ -21,16 +21,21 @@ class TopologySegmenter(BaseEstimator):
 
     Node k is in image i with the evidence :math:`s_{ik}`, the softmax over the nodes
     of their cosine scores at the temperature of the footprints, and speaks for class c
-    with the share :math:`w_{ck} = P(c \mid k)` of its footprints that lay on c in fit.
-    A node that is hidden, or that several classes have, gets help from its neighbours
-    in the graph of the class, with precision matrix :math:`\Theta_c`:
+    with the share :math:`w_{ck} = P(c \mid k)` of its patches that lay on c in fit. A
+    node that is hidden, or that several classes have, gets help from its neighbours in
+    the graph of the class, with precision matrix :math:`\Theta_c`:
 
     .. math:: f \leftarrow (1 - g) f + g\, D^{-1/2} |\mathrm{offdiag}\,\Theta_c|
               D^{-1/2} f, \qquad f_{ick} = w_{ck} s_{ik} \text{ at first},
 
-    with the row sums D. A patch p scores :math:`\sum_k \alpha_{ik}[p] f_{ick}` for
-    class c, where :math:`\alpha` are footprints; its scores are divided by their sum,
-    brought to the size of the masks by bilinear interpolation, and the largest wins.
+    with the row sums D. A patch p scores :math:`\sum_k a_{ik}[p] f_{ick}` for class c,
+    with the footprints a before they are normalised over the patches,
+
+    .. math:: a_{ik}[p] = \exp\!\left(\frac{\cos(H_{ip}, P_k) - 1}{\tau\sqrt d}\right),
+
+    which compare within a patch, where normalised ones of absent nodes are loud. The
+    scores of a patch are divided by their sum, brought to the size of the masks by
+    bilinear interpolation, and the largest wins.
 
     Parameters
     ----------
@@ -170,7 +175,7 @@ class TopologySegmenter(BaseEstimator):
             )
         distiller = self.distiller
         distiller = CrossAttentionDistiller() if distiller is None else clone(distiller)
-        scores = distiller.fit(X).transform(X)
+        scores = distiller.fit(X, None).transform(X)
         _check_present(~np.isnan(np.asarray(scores)).any(1))
         grid = self._resolve_grid(distiller, X)
         size = self.size or (y.shape[1:] if y.ndim == 3 else grid)
@@ -268,24 +273,24 @@ class TopologySegmenter(BaseEstimator):
         return classes, counts / np.bincount(patch, minlength=n_patches)[:, None]
 
     def _look(self, X: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Footprints (n, K, N) and the evidence for the nodes (n, K)."""
+        """Likeness to the patches (n, K, N) and evidence (n, K) of the nodes."""
         distiller = self.distiller_
-        footprints, cosines = distiller._look(X)
-        if footprints.shape[2] != self.grid_[0] * self.grid_[1]:
+        alike, cosines = distiller._look(X)
+        if alike.shape[2] != self.grid_[0] * self.grid_[1]:
             raise ValueError(
                 f"X: expected {self.grid_[0] * self.grid_[1]} patches, as at fit, got "
-                f"{footprints.shape[2]}."
+                f"{alike.shape[2]}."
             )
         sharpness = distiller.temperature_ * math.sqrt(distiller.n_channels_)
-        return footprints, (cosines / sharpness).softmax(-1)
+        return alike, (cosines / sharpness).softmax(-1)
 
     def _classes_of_nodes(self, X: Any, shares: np.ndarray) -> np.ndarray:
         """The shares w (C, K)."""
         total = 0
         for rows in _chunks(len(X)):
-            alpha, evidence = self._look(X[rows])
+            alike, _ = self._look(X[rows])
             there = torch.from_numpy(shares[rows])
-            total += torch.einsum("ikp,ik,ipc->ck", alpha, evidence, there).numpy()
+            total += torch.einsum("ikp,ipc->ck", alike, there).numpy()
         mass = total.sum(0)
         return total / np.where(mass > 0, mass, 1)
 
@@ -321,11 +326,11 @@ class TopologySegmenter(BaseEstimator):
         graph = graph_operator(torch.from_numpy(self.precision_))
         weights = torch.from_numpy(self.node_classes_)
         for rows in _chunks(len(X)):
-            alpha, evidence = self._look(X[rows])
-            _check_present(alpha.sum((1, 2)) > 0, rows.start)
+            alike, evidence = self._look(X[rows])
+            _check_present(alike.sum((1, 2)) > 0, rows.start)
             evidence = evidence[:, None, :] * weights
             evidence = smooth_over_graph(evidence, graph, self.smoothing, self.rounds)
-            patches = evidence @ alpha
+            patches = evidence @ alike
             patches = patches / patches.sum(1, keepdim=True).clamp_min(1e-300)
             yield torch.nn.functional.interpolate(
                 patches.unflatten(2, self.grid_),

@@ -13,6 +13,7 @@ from skmm.core.attention import (
     footprint_similarity,
     graph_operator,
     grid_positions,
+    likeness,
     node_scores,
     node_vectors,
     smooth_over_graph,
@@ -93,6 +94,17 @@ def test_attention_equals_the_loop(seed):
         attention(prototypes, patches, 0.1, everything),
         **EXACT,
     )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_footprints_are_normalised_likeness(seed):
+    prototypes, patches, present = draw(seed)
+    alike = likeness(prototypes, patches, 0.1, present)
+    alpha = attention(prototypes, patches, 0.1, present)
+    torch.testing.assert_close(alike / alike.sum(-1, keepdim=True), alpha, **EXACT)
+    assert ((alike >= 0) & (alike <= 1)).all()
+    same = likeness(prototypes, 2 * prototypes.expand(1, K, D), 0.1)
+    torch.testing.assert_close(same[0].diagonal(), torch.ones(K).double(), **EXACT)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
