@@ -151,21 +151,26 @@ def _write(
         else:
             high = middle - 1
     lines = _wrap(draw, text, fonts[low], free[0])
+    left, top, right, bottom = _box(draw, lines, fonts[low])
     draw.multiline_text(
-        (image.width / 2, image.height / 2),
+        ((image.width - left - right) / 2, (image.height - top - bottom) / 2),
         "\n".join(lines),
         fill=color,
         font=fonts[low],
-        anchor="mm",
         align="center",
         spacing=SPACING * low,
     )
 
 
-def _fits(draw: Any, lines: list[str], font: Any, free: tuple[int, int]) -> bool:
-    left, top, right, bottom = draw.multiline_textbbox(
-        (0, 0), "\n".join(lines), font=font, spacing=SPACING * font.size
+def _box(draw: Any, lines: list[str], font: Any) -> tuple[float, float, float, float]:
+    """What the lines cover: left, top, right, bottom."""
+    return draw.multiline_textbbox(
+        (0, 0), "\n".join(lines), font=font, align="center", spacing=SPACING * font.size
     )
+
+
+def _fits(draw: Any, lines: list[str], font: Any, free: tuple[int, int]) -> bool:
+    left, top, right, bottom = _box(draw, lines, font)
     return right - left <= free[0] and bottom - top <= free[1]
 
 
