@@ -21,6 +21,8 @@ DEPENDENCIES = (
     "matplotlib",
     "pandas",
     "polars",
+    "transformers",
+    "pillow",
     "skops",
     "pip",
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skmm.core.attention import graph_operator, smooth_over_graph
@@ -42,12 +42,12 @@ class TopologySegmenter(BaseEstimator):
     distiller : CrossAttentionDistiller, default=None
         Makes nodes from patches, and is fitted here; one with defaults if None. To
         keep a fitted one, wrap it in :class:`sklearn.frozen.FrozenEstimator`.
-    precision : array-like or estimator, default=None
+    precision : array-like, "footprints" or estimator, default=None
         The graph: of shape (n_nodes, n_nodes) for all classes, or (n_classes, n_nodes,
         n_nodes) in the order of `classes_`. An estimator with `precision_` after
         `fit(scores, y)`, such as a graphical lasso, is fitted on the scores of the
-        nodes, where an image stands once for each class that is in it. If None, nothing
-        is smoothed.
+        nodes, where an image stands once for each class that is in it. "footprints"
+        takes the prior of the distiller for a graph. If None, nothing is smoothed.
     smoothing : float, default=0.5
         The amount g, from 0 (not at all) to 1 (neighbours alone).
     rounds : int, default=2
@@ -117,7 +117,12 @@ class TopologySegmenter(BaseEstimator):
 
     _parameter_constraints = {
         "distiller": [HasMethods(["fit", "footprints"]), None],
-        "precision": ["array-like", HasMethods(["fit"]), None],
+        "precision": [
+            "array-like",
+            HasMethods(["fit"]),
+            StrOptions({"footprints"}),
+            None,
+        ],
         "smoothing": [Interval(Real, 0, 1, closed="both")],
         "rounds": [Interval(Integral, 0, None, closed="left")],
         "grid": [tuple, list, None],
@@ -300,6 +305,8 @@ class TopologySegmenter(BaseEstimator):
         precision, order = self.precision, self.classes_
         if precision is None:
             precision = np.eye(n_nodes)
+        elif isinstance(precision, str):
+            precision = self.distiller_.prior_
         elif hasattr(precision, "fit"):
             images, codes = np.nonzero(contains)
             rows = scores.iloc[images] if hasattr(scores, "iloc") else scores[images]

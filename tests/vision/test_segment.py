@@ -99,6 +99,15 @@ def test_graph_of_a_graphical_lasso(seed):
     assert mean_iou(y_test, learnt.predict(test)) > without + 0.1
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_footprints_as_a_graph(seed):
+    train, test, y_train, y_test = halves(*animals(seed)[:2])
+    segmenter = TopologySegmenter(CrossAttentionDistiller(PROTOTYPES), "footprints")
+    segmenter.fit(train, y_train)
+    np.testing.assert_array_equal(segmenter.precision_, segmenter.distiller_.prior_)
+    assert mean_iou(y_test, segmenter.predict(test)) > 0.9
+
+
 def test_graphs_of_the_classes():
     patches, masks, _ = animals(0)
     seen = {}
@@ -234,6 +243,7 @@ def test_frozen_distiller():
         ({"ignore_index": 0}, np.zeros((40, 8, 8)), r"only pixels of ignore_index=0"),
         ({"precision": np.eye(5)}, None, r"precision: expected shape \(6, 6\) or"),
         ({"precision": np.full((6, 6), np.inf)}, None, r"precision: expected finite"),
+        ({"precision": "prior"}, None, r"'precision' parameter"),
         ({"size": (3,)}, None, r"size: expected \(height, width\)"),
         ({"smoothing": 1.5}, None, r"'smoothing' parameter"),
         ({}, np.zeros((3, 8, 8)), r"inconsistent numbers of samples"),
