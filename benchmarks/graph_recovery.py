@@ -6,9 +6,9 @@ Four classes over 30 nodes in two modalities: 45 common edges, and 6 of its own 
 Precisions of common edges are 0.15 to 0.3 of either sign on a unit diagonal, those of
 specific ones likewise; where a matrix is not positive definite its diagonal is raised.
 Penalties are chosen by the estimator, by eBIC or by cross-validation; pooling is 0,
-since pooled covariances hide what classes have apart. F1 counts pairs of nodes: those in the
-common part against the planted common ones, those in any specific part against the
-planted specific ones of that class. Means over seeds, and their standard errors.
+since pooled covariances hide what classes have apart. F1 counts pairs of nodes: those
+in the common part against the planted common ones, those in any specific part against
+the planted specific ones of that class. Means over seeds, and their standard errors.
 
 "class by class" is a graphical lasso a class, with the penalty that serves its F1 best
 (an oracle): an edge is common if all classes have it, else specific to those that have.

@@ -448,6 +448,7 @@ class CrossModalGraphicalLasso(
         strengths = self._select(rows, weigher, moments, context, told, device)
         penalties = self._penalties(strengths, weigher, moments)
         class_weight = self._class_weight(moments)
+        told = _Told(self, context, told)
         solution = solve(
             moments.covariance,
             class_weight,
@@ -455,9 +456,9 @@ class CrossModalGraphicalLasso(
             solver=self.solver,
             tol=self.tol,
             max_iter=self.max_iter,
-            on_iteration=_Told(self, context, told),
+            on_iteration=told,
         )
-        if not solution.converged:
+        if not solution.converged and not told.stopped:
             size = moments.covariance.shape[0] * moments.covariance.shape[1]
             warn_not_converged(solution, self.tol, size, self.max_iter)
         self._set_fitted(moments, solution, strengths, penalties, weigher, prior)
@@ -1086,16 +1087,18 @@ class _Told:
 
     def __init__(self, estimator, context, told):
         self.estimator, self.context, self.told = estimator, context, told
+        self.stopped = False
 
-    def _task(self, name: str) -> None:
+    def _task(self, name: str) -> bool:
         task = self.context.subcontext(task_name=name, max_subtasks=0)
         task.call_on_fit_task_begin(estimator=self.estimator, **self.told)
-        task.call_on_fit_task_end(estimator=self.estimator, **self.told)
+        return bool(task.call_on_fit_task_end(estimator=self.estimator, **self.told))
 
-    def __call__(self, gap: float) -> None:
-        self._task("iteration")
+    def __call__(self, gap: float) -> bool:
         if self.estimator.verbose:
             print(f"duality gap {gap:.3g} nats a node and class")
+        self.stopped = self._task("iteration") or self.stopped
+        return self.stopped
 
     def candidate(self, strengths: Strengths, score: float) -> None:
         self._task("candidate")

@@ -17,10 +17,13 @@ class Run:
         The residual after each iteration; infinite where it could not be told.
     converged : bool
         Whether the last one is within the tolerance.
+    stopped : bool
+        Whether `on_iteration` asked to stop.
     """
 
     residuals: list[float] = field(default_factory=list)
     converged: bool = False
+    stopped: bool = False
 
     @property
     def n_iter(self) -> int:
@@ -36,7 +39,7 @@ def alternate(
     tol: float,
     max_iter: int,
     give_up: Callable[[State], bool] | None = None,
-    on_iteration: Callable[[State, Run], None] | None = None,
+    on_iteration: Callable[[State, Run], bool | None] | None = None,
 ) -> tuple[State, Run]:
     """Repeat `step` until `residual` is at most `tol`.
 
@@ -53,7 +56,7 @@ def alternate(
     give_up : callable, default=None
         Told each state that has not converged; true ends the loop.
     on_iteration : callable, default=None
-        Told the state and the run after each iteration.
+        Told the state and the run after each iteration; true ends the loop.
 
     Returns
     -------
@@ -65,8 +68,7 @@ def alternate(
         state = step(state)
         run.residuals.append(residual(state))
         run.converged = run.residuals[-1] <= tol
-        if on_iteration is not None:
-            on_iteration(state, run)
-        if run.converged or (give_up is not None and give_up(state)):
+        run.stopped = on_iteration is not None and bool(on_iteration(state, run))
+        if run.converged or run.stopped or (give_up is not None and give_up(state)):
             break
     return state, run

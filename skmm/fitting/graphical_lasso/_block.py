@@ -41,7 +41,7 @@ def solve_block(
     target: float = 1e-6,
     max_iter: int = 1000,
     init: tuple[Tensor, Tensor, Tensor | None] | None = None,
-    on_iteration: Callable[[float], None] | None = None,
+    on_iteration: Callable[[float], bool | None] | None = None,
 ) -> BlockSolution:
     """Solve one connected problem until the gap is at most `target`.
 
@@ -60,14 +60,13 @@ def solve_block(
     init : tuple of common, specific and dual or None, default=None
         Where to start.
     on_iteration : callable, default=None
-        Told the gap after each iteration.
+        Told the gap after each iteration; true ends the solver.
     """
     begin = init if init is not None else (*start(problem), None)
     done = 0
 
-    def tell(state: AdmmState | NewtonState, run: Run) -> None:
-        if on_iteration is not None:
-            on_iteration(state.gap)
+    def tell(state: AdmmState | NewtonState, run: Run) -> bool:
+        return on_iteration is not None and bool(on_iteration(state.gap))
 
     if solver == "newton" or (solver == "auto" and not problem.penalty.group):
         newton = Newton(problem, target)
@@ -83,7 +82,8 @@ def solve_block(
             on_iteration=tell,
         )
         done = run.n_iter
-        if run.converged or solver == "newton" or done >= max_iter:
+        ended = run.converged or run.stopped or done >= max_iter
+        if ended or solver == "newton":
             return certified(problem, state, done, target)
     # What little Newton's method did is no better a start for ADMM than none.
     units = balanced_units(problem)

@@ -121,7 +121,7 @@ def solve(
     max_iter: int = 1000,
     init: Solution | None = None,
     blocks: Sequence[np.ndarray] | None = None,
-    on_iteration: Callable[[float], None] | None = None,
+    on_iteration: Callable[[float], bool | None] | None = None,
 ) -> Solution:
     """Solve the joint graphical lasso.
 
@@ -140,7 +140,8 @@ def solve(
     blocks : sequence of int arrays, default=None
         From `screen`, if known.
     on_iteration : callable, default=None
-        Told the gap of the block at work, in nats a node and class.
+        Told the gap of the block at work, in nats a node and class; true ends the work
+        on the block.
 
     Returns
     -------
@@ -213,5 +214,5 @@ def solve(
     return solution
 
 
-def _per_node(tell: Callable[[float], None], size: int, gap: float) -> None:
-    tell(gap / size)
+def _per_node(tell: Callable[[float], bool | None], size: int, gap: float) -> bool:
+    return bool(tell(gap / size))
