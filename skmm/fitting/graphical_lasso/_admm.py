@@ -5,7 +5,7 @@ a class and iteration.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from ._problem import Problem
 FINISH_FROM = 100.0  # Newton tries to finish when the gap is so many targets
 
 
-@dataclass
 class Memory:
     """Of the last points of a fixed-point iteration: their images and residuals.
 
@@ -26,37 +25,43 @@ class Memory:
     combination of past changes that cancels the residual best.
     """
 
-    size: int
-    images: list[Tensor] = field(default_factory=list)
-    residuals: list[Tensor] = field(default_factory=list)
-    last: tuple[Tensor, Tensor] | None = None
+    def __init__(self, size: int):
+        self.size = size
+        self.clear()
 
     def clear(self) -> None:
         """Forget, after the map has changed or a step was refused."""
-        self.images, self.residuals, self.last = [], [], None
+        self.count = 0
+        self.last: tuple[Tensor, Tensor] | None = None
+        self.images = self.residuals = self.gram = torch.empty(0)
 
     def extrapolate(self, image: Tensor, residual: Tensor) -> Tensor | None:
         """The next point, or None as long as nothing is remembered."""
-        if self.last is not None:
-            self.images.append((image - self.last[0]).flatten())
-            self.residuals.append((residual - self.last[1]).flatten())
-            del self.images[: -self.size], self.residuals[: -self.size]
-        self.last = image, residual
-        n = len(self.images)
-        if n == 0:
+        if self.last is None:
+            self.last = image, residual
             return None
-        changes = torch.stack(self.residuals)
-        gram = changes @ changes.T
+        if self.count == 0:
+            self.images = image.new_empty((self.size, image.numel()))
+            self.residuals = torch.empty_like(self.images)
+            self.gram = image.new_zeros((self.size, self.size))
+        k = self.count % self.size  # the oldest makes room
+        torch.sub(image.flatten(), self.last[0].flatten(), out=self.images[k])
+        torch.sub(residual.flatten(), self.last[1].flatten(), out=self.residuals[k])
+        self.count += 1
+        self.last = image, residual
+        n = min(self.count, self.size)
+        changes = self.residuals[:n]
+        self.gram[k, :n] = self.gram[:n, k] = changes @ changes[k]
+        gram = self.gram[:n, :n].clone()
         # The changes soon are nearly collinear; this much keeps the system solvable.
         gram.diagonal().add_(RIDGE[gram.dtype] * gram.diagonal().max())
         factors, info = torch.linalg.solve_ex(gram, changes @ residual.flatten())
         if bool(info) or not bool(factors.isfinite().all()):
             self.clear()
             return None
-        out = image.flatten().clone()
-        for factor, change in zip(factors.tolist(), self.images, strict=True):
-            out.sub_(change, alpha=factor)
-        return out.view_as(image)
+        return torch.addmv(
+            image.flatten(), self.images[:n].T, factors, alpha=-1
+        ).view_as(image)
 
 
 RIDGE = {torch.float64: 1e-10, torch.float32: 1e-5}
