@@ -195,7 +195,8 @@ def split(values: Tensor, penalty: Penalty, step: float) -> tuple[Tensor, Tensor
     n_classes = values.shape[0]
     kappa = step * penalty.common
     if penalty.specific is None:
-        common = soft_threshold(values.mean(0), kappa / n_classes)
+        mean = values.mean(0) if n_classes > 1 else values[0]
+        common = soft_threshold(mean, kappa / n_classes if n_classes > 1 else kappa)
         specific = torch.zeros_like(values)
     elif penalty.group:
         common, specific = _split_group(values, kappa, step * penalty.specific)

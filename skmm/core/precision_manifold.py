@@ -7,12 +7,18 @@ in far fewer coordinates (Lewis, 2002; Bareilles, Iutzeler & Malick, 2023). The
 coordinates for a split into two parts are ours.
 """
 
-from dataclasses import dataclass
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from skmm.core.precision import Penalty
+
+SPARSE_BELOW = 0.13  # share of entries that move; above, dense products are as fast
+SPARSE_FROM = 150  # nodes
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,21 @@ class Manifold:
     unit: Tensor | None = None  # group norm: B / |B|, (C, f / C)
     stiffness: Tensor | None = None  # group norm: its weight over |B|, (f / C,)
     common_moves: Tensor | None = None  # group norm: where A is not zero, (f / C,)
+
+    def single(self) -> "Manifold":
+        """The same in single precision."""
+        parts = (self.unit, self.stiffness, self.common_moves)
+        unit, stiffness, common_moves = (
+            None if part is None else part.float() for part in parts
+        )
+        return replace(
+            self,
+            count=self.count.float(),
+            gradient=self.gradient.float(),
+            unit=unit,
+            stiffness=stiffness,
+            common_moves=common_moves,
+        )
 
     def spread(self, x: Tensor, out: Tensor) -> Tensor:
         """The symmetric matrices (C, p, p) of a direction, written to a zero `out`.
@@ -193,3 +214,83 @@ def manifold(common: Tensor, specific: Tensor, penalty: Penalty) -> Manifold:
         place, coordinate, count, gradient, free, tied, partner, specific.shape,
         unit, stiffness, common_moves,
     )  # fmt: skip
+
+
+# Products with directions -------------------------------------------------------------
+
+Products = Callable[[Tensor, Tensor], Tensor]
+
+
+def products(surface: Manifold) -> Products:
+    r"""The map of x and M to the coordinates of :math:`M_c X_c M_c`, X spread from x.
+
+    It is the cost of Newton's method. Where few entries move, and on a CPU, it takes
+    sparse products: two of the cost of as many multiplications as p times the entries.
+    """
+    n_classes, p, _ = surface.shape
+    few = len(surface.place) < SPARSE_BELOW * n_classes * p * p
+    if few and p >= SPARSE_FROM and surface.place.device.type == "cpu":
+        return sparse_products(surface)
+    return dense_products(surface)
+
+
+def dense_products(surface: Manifold) -> Products:
+    """`products` by dense matrix products."""
+    buffer = surface.count.new_zeros(surface.shape)
+
+    def multiply(x: Tensor, matrices: Tensor) -> Tensor:
+        return surface.gather(matrices @ (surface.spread(x, buffer) @ matrices))
+
+    return multiply
+
+
+def sparse_products(surface: Manifold) -> Products:
+    """`products` by sparse ones: of X and M, then of what is needed of M and X M."""
+    n_classes, p, _ = surface.shape
+    order = surface.place.argsort()
+    place, coordinate = surface.place[order], surface.coordinate[order]
+    _hush_torch()
+    parts = []
+    for c in range(n_classes):
+        first, last = torch.searchsorted(
+            place, torch.tensor([c, c + 1], device=place.device) * p * p
+        ).tolist()
+        rows, columns = (place[first:last] % (p * p)) // p, place[first:last] % p
+        follows = coordinate[first:last]
+        # M X M is symmetric: its upper triangle tells all.
+        upper = columns >= rows
+        some = (rows[upper], columns[upper], follows[upper])
+        times = torch.where(some[0] == some[1], 1.0, 2.0).to(surface.count)
+        wanted = _csr(_row_starts(some[0], p), some[1], torch.zeros_like(times))
+        parts.append((_row_starts(rows, p), columns, follows, wanted, some[2], times))
+
+    def multiply(x: Tensor, matrices: Tensor) -> Tensor:
+        out = torch.zeros_like(surface.count)
+        for matrix, part in zip(matrices, parts, strict=True):
+            starts, columns, follows, wanted, gathers, times = part
+            moved = _csr(starts, columns, x[follows])
+            found = torch.sparse.sampled_addmm(wanted, matrix, moved @ matrix)
+            out.index_add_(0, gathers, found.values() * times)
+        return out
+
+    return multiply
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    p = len(starts) - 1
+    return torch.sparse_csr_tensor(
+        starts, columns, values, (p, p), check_invariants=False
+    )
+
+
+def _row_starts(rows: Tensor, p: int) -> Tensor:
+    """Where each row's entries begin, of sorted rows."""
+    return torch.searchsorted(rows, torch.arange(p + 1, device=rows.device))
+
+
+@functools.cache
+def _hush_torch() -> None:
+    """Let torch say now that its CSR tensors are in beta, and to nobody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _csr(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1))

@@ -56,7 +56,7 @@ STEEPNESSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 80.0)
 # Smallest over largest alpha that is tried. Where columns are as many as rows, the
 # likelihood of the training rows, and so the eBIC, has no bound below the second.
 SEARCH_SPAN = {"cv": 1e-6, "ebic": 0.02}
-SEARCH_TOL = 1e-3  # duality gap of the candidates, in nats a node and class
+SEARCH_TOL = 1e-4  # duality gap of the candidates, in nats a node and class
 
 
 class Edge(NamedTuple):

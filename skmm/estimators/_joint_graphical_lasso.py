@@ -153,8 +153,10 @@ def joint_graphical_lasso(
         do. Weights then can't differ by class, and nothing is shared from a
         `common_ratio` of :math:`1 / \sqrt{C}` on.
     solver : {"auto", "newton", "admm"}, default="auto"
-        "newton": proximal steps and Newton steps on the manifold that they find [3]_,
-        without eigendecompositions; fast for sparse and well-conditioned problems.
+        "newton": Newton steps among the precisions with the zeros and signs that the
+        subgradient points to, after [3]_, by conjugate gradients and sparse products,
+        without eigendecompositions; fast for sparse and well-conditioned problems, very
+        slow where the other is meant.
         "admm": alternating directions [4]_. "auto": the first, and the second where the
         first is slow or the penalty is a group norm.
     tol : float, default=1e-6
@@ -200,8 +202,9 @@ def joint_graphical_lasso(
        2026.
     .. [2] D. Witten, J. Friedman and N. Simon, "New insights and faster computations
        for the graphical lasso", J. Comput. Graph. Stat. 20(4), 2011.
-    .. [3] G. Bareilles, F. Iutzeler and J. Malick, "Newton acceleration on manifolds
-       identified by proximal gradient methods", Math. Program. 200, 2023.
+    .. [3] P. Olsen, F. Oztoprak, J. Nocedal and S. Rennie, "Newton-like methods for
+       sparse inverse covariance estimation", NeurIPS, 2012: one class. Several are
+       ours.
     .. [4] S. Boyd et al., "Distributed optimization and statistical learning via the
        alternating direction method of multipliers", Found. Trends Mach. Learn. 3(1),
        2011, section 6.5.

@@ -7,7 +7,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skmm.core.precision import Penalty, split, split_exactly
-from skmm.core.precision_manifold import manifold
+from skmm.core.precision_manifold import (
+    dense_products,
+    manifold,
+    products,
+    sparse_products,
+)
 
 KINDS = ["own", "one", "group", "infinite"]
 
@@ -215,3 +220,51 @@ def test_a_split_without_edges_has_the_diagonal_only(kind):
     x = torch.arange(12.0, dtype=torch.float64)
     spread = surface.spread(x, torch.zeros_like(none))
     assert torch.equal(spread, torch.diag_embed(x.view(3, 4)))
+
+
+@cases
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("multiply", [dense_products, sparse_products])
+def test_products(multiply, seed, kind, n_classes):
+    rng, penalty, common, specific = draw_split(seed, n_classes, 9, kind)
+    surface = manifold(common, specific, penalty)
+    multiply = multiply(surface)
+    for _ in range(2):  # nothing of the first call is left in the second
+        x = torch.as_tensor(rng.normal(size=len(surface.count)))
+        m = torch.as_tensor(rng.normal(size=(n_classes, 9, 9)))
+        m = m + m.mT
+        moved = surface.spread(x, torch.zeros_like(m))
+        expected = surface.gather(
+            torch.stack([a @ b @ a for a, b in zip(m, moved, strict=True)])
+        )
+        # Sums of 81 products of some tens.
+        np.testing.assert_allclose(multiply(x, m), expected, atol=1e-11)
+
+
+def test_products_are_sparse_where_that_pays():
+    def matrix(p, n_edges):
+        common = torch.eye(p, dtype=torch.float64)
+        for k in range(n_edges):
+            common[k, k + 1] = common[k + 1, k] = 0.1
+        return common
+
+    def kind(p, n_edges):
+        off = 1 - torch.eye(p, dtype=torch.float64)
+        none = torch.zeros(1, p, p, dtype=torch.float64)
+        return products(manifold(matrix(p, n_edges), none, Penalty(off))).__qualname__
+
+    assert kind(200, 100).startswith("sparse")
+    assert kind(50, 10).startswith("dense")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_precision(kind):
+    rng, penalty, common, specific = draw_split(0, 3, 8, kind)
+    surface = manifold(common, specific, penalty)
+    x = torch.as_tensor(rng.normal(size=len(surface.count)))
+    bend, rough = surface.curvature(x), surface.single().curvature(x.float())
+    assert (bend is None) == (rough is None) == (kind != "group")
+    if bend is not None:
+        assert rough.dtype == torch.float32
+        # Of float32's 6e-8, after the division by small norms.
+        np.testing.assert_allclose(rough, bend, rtol=1e-5, atol=1e-5)

@@ -201,7 +201,7 @@ class Admm:
         begin = self.finisher.init(state.common, state.specific)
         if begin is not None:
             begin.gap = state.gap
-            end = self.finisher.finish(begin, 1 / state.rho)
+            end = self.finisher.finish(begin)
             _, gap = self.problem.certificate(end.common, end.specific, end.dual)
             if gap <= self.target:
                 state.finished, state.gap = end, gap

@@ -73,7 +73,7 @@ def solve_block(
         state = newton.init(*begin[:2]) or newton.init(*start(problem))
         assert state is not None  # the start without edges is positive definite
         state, run = alternate(
-            newton.step if solver == "newton" else newton.try_step,
+            newton.step,
             state,
             residual=newton.residual,
             tol=target,

@@ -1,7 +1,7 @@
-"""Newton's method on the manifold that a proximal step finds.
+"""Newton's method on the manifold that the subgradient points to.
 
-An iteration costs a few Cholesky factorisations and matrix products, each a small part
-of an eigendecomposition.
+An iteration costs a few Cholesky factorisations and products with sparse matrices, each
+a small part of an eigendecomposition.
 """
 
 import math
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from skmm.core.precision import dual_objective, factor, split, split_exactly
-from skmm.core.precision_manifold import Manifold, manifold
+from skmm.core.precision_manifold import Manifold, manifold, products
 
 from ._problem import Problem, inner
 
 
 @dataclass
 class NewtonState:
-    """The split with everything known about it, and the length of the next step.
+    """The split with everything known about it.
 
-    `dual` is the feasible Y of the last proximal step and `dual_value` its value.
+    `dual` is the best feasible Y so far and `dual_value` its value.
     """
 
     common: Tensor
@@ -28,19 +28,22 @@ class NewtonState:
     precision: Tensor
     gradient: Tensor
     inverse: Tensor
-    smooth: float
     value: float
-    step: float
     dual: Tensor
     dual_value: float = -math.inf
     gap: float = math.inf
-    stuck: bool = False  # no step makes progress: the limit of rounding
-    slow: bool = False  # the steps are too short to find the manifold
-    gaps: list[float] = field(default_factory=list)
+    stuck: bool = False  # no step makes progress
+    short: bool = False  # the line search has cut the step to a small part
+    gaps: list[float] = field(default_factory=lambda: [math.inf])
 
 
 class Newton:
-    """A proximal-gradient step, then a Newton step on the manifold it found.
+    """Newton steps in the coordinates that the smallest subgradient wants to move.
+
+    A proximal step, as short as one likes, tells these: entries that are not zero, and
+    zeros that the gradient would have left. Their signs are kept in the step, entries
+    that would change theirs become zero, and a line search asks for descent. For one
+    class this is the orthant-based method of Olsen et al. (2012).
 
     The Newton system is solved by conjugate gradients, preconditioned by the precisions
     themselves: the Hessian of the likelihood is the Kronecker square of the covariance,
@@ -52,10 +55,13 @@ class Newton:
     forcing = 0.2  # relative residual that the system is solved to, at most
     max_finish = 4
     sufficient = 1e-4  # of the predicted decrease
-    # Signs that steps are too short to find the manifold: ADMM is then ahead.
-    shortest_step = 0.03  # times the largest class weight, on correlations
-    shortest_search = 0.2
-    slowest_gap = 0.4  # times the one before
+    shortest = 1e-4  # part of a Newton step
+    shortest_proximal = 1e-12
+    reach = 1e-2  # of the short proximal step, in parts of the longest safe one
+    # Signs that the signs are not the solution's: ADMM is then ahead.
+    short_step = 0.2
+    slowest = 0.5  # of the gap before, after a short step, or some iterations before
+    patience = 3
 
     def __init__(self, problem: Problem, target: float):
         self.problem = problem
@@ -64,7 +70,6 @@ class Newton:
         self.single = (
             problem.covariance.shape[0] == 1 and problem.penalty.specific is None
         )
-        self._buffer = torch.zeros_like(problem.covariance)
 
     def init(self, common: Tensor, specific: Tensor) -> NewtonState | None:
         """A state from a split; None if its sum is not positive definite."""
@@ -72,7 +77,6 @@ class Newton:
         cholesky = factor(precision)
         if cholesky is None:
             return None
-        smooth = self.problem.smooth(cholesky, precision)
         inverse = torch.cholesky_inverse(cholesky)
         return NewtonState(
             common,
@@ -80,9 +84,8 @@ class Newton:
             precision,
             self.problem.gradient(inverse),
             inverse,
-            smooth,
-            smooth + self.problem.penalty.value(common, specific),
-            1 / self.heaviest,
+            self.problem.smooth(cholesky, precision)
+            + self.problem.penalty.value(common, specific),
             torch.zeros_like(precision),
         )
 
@@ -91,88 +94,85 @@ class Newton:
         return common[None] if self.single else common + specific
 
     def step(self, state: NewtonState) -> NewtonState:
-        """One iteration: proximal step, certificate, Newton step."""
-        state = self.proximal_step(state)
-        return state if state.gap <= self.target else self.newton_step(state)
+        """One iteration: a Newton step and its certificate."""
+        return self.certify(self.newton_step(state))
 
-    def try_step(self, state: NewtonState) -> NewtonState:
-        """One iteration, without the Newton step where that would do little."""
-        state = self.proximal_step(state)
-        if state.gap <= self.target or self.is_slow(state):
-            return state
-        return self.newton_step(state)
-
-    def proximal_step(self, state: NewtonState) -> NewtonState:
-        """A descent step that lands on a manifold, and the gap there."""
-        problem, step = self.problem, state.step
-        while True:
-            shifted = state.precision.sub(state.gradient, alpha=step)
-            common, specific = split(shifted, problem.penalty, step)
-            precision = self.join(common, specific)
-            move = precision - state.precision
-            cholesky = factor(precision)
-            square = inner(move, move)
-            if cholesky is not None:
-                smooth = problem.smooth(cholesky, precision)
-                bound = inner(state.gradient, move) + square / (2 * step)
-                slack = 1e-12 * abs(state.smooth) + 1e-300
-                if smooth <= state.smooth + bound + slack:
-                    break
-            step /= 2
-            if step < 1e-12:  # rounding, at the bottom: nothing left to gain
-                return replace(state, stuck=True)
-        dual = shifted.sub_(precision).div_(step)
-        dual_value = dual_objective(dual, problem.covariance, problem.class_weight)
-        if dual_value < state.dual_value:
-            dual, dual_value = state.dual, state.dual_value
-        inverse = torch.cholesky_inverse(cholesky)
-        gradient = problem.gradient(inverse)
-        value = smooth + problem.penalty.value(common, specific)
-        # Barzilai and Borwein's length for the next time.
-        curvature = inner(move, gradient) - inner(move, state.gradient)
-        following = square / curvature if curvature > 0 else 2 * step
-        return NewtonState(
-            common,
-            specific,
-            precision,
-            gradient,
-            inverse,
-            smooth,
-            value,
-            min(max(following, step / 10), 10 * step),
-            dual,
-            dual_value,
-            value - dual_value,
-            slow=min(step, following) * self.heaviest < self.shortest_step,
-            gaps=[*state.gaps, value - dual_value],
+    def certify(self, state: NewtonState) -> NewtonState:
+        """The gap to the best of the dual points so far, the gradient's among them."""
+        problem, step = self.problem, 1 / self.heaviest
+        shifted, common, specific = self.proximal(state, step)
+        dual = shifted.sub_(self.join(common, specific)).div_(step)
+        value = dual_objective(dual, problem.covariance, problem.class_weight)
+        if value < state.dual_value:
+            dual, value = state.dual, state.dual_value
+        gap = state.value - value
+        return replace(
+            state, dual=dual, dual_value=value, gap=gap, gaps=[*state.gaps, gap]
         )
 
-    def newton_step(self, state: NewtonState) -> NewtonState:
-        """A step towards the minimiser on the manifold, with a line search."""
+    def proximal(self, state: NewtonState, step: float) -> tuple[Tensor, ...]:
+        """The precisions after a gradient step, and the split nearest to them."""
+        shifted = state.precision.sub(state.gradient, alpha=step)
+        return shifted, *split(shifted, self.problem.penalty, step)
+
+    def newton_step(self, state: NewtonState, extend: bool = True) -> NewtonState:
+        """A step towards the minimiser on the manifold, with a line search.
+
+        Zeros that the gradient would have left move only where it is to `extend`.
+        """
         problem = self.problem
-        surface = manifold(state.common, state.specific, problem.penalty)
+        if extend and problem.penalty.group:  # whose norm bends too much near zero
+            state, extend = self.proximal_step(state), False
+        common, specific = state.common, state.specific
+        if extend:
+            # The longest step that surely descends is one over the Hessian's norm.
+            longest = 1 / (self.heaviest * inner(state.inverse, state.inverse))
+            _, common, specific = self.proximal(state, self.reach * longest)
+        surface = manifold(common, specific, problem.penalty)
         gradient = surface.gather(state.gradient) + surface.gradient
         direction = self.solve(surface, state, gradient)
         slope = inner(gradient, direction)
-        length = 1.0
-        while length > 1e-3:
+        begin, length = (common, specific), 1.0
+        while length > self.shortest:
             if problem.penalty.group:
-                precision = state.precision + length * self.spread(surface, direction)
+                precision = self.join(*begin) + length * surface.spread(
+                    direction, torch.zeros_like(problem.covariance)
+                )
                 common, specific = split_exactly(precision, problem.penalty)
             else:
-                common, specific = surface.move(
-                    state.common, state.specific, direction, length
-                )
-            precision = self.join(common, specific)
-            cholesky = factor(precision)
-            if cholesky is not None:
-                smooth = problem.smooth(cholesky, precision)
-                value = smooth + problem.penalty.value(common, specific)
-                if value <= state.value + self.sufficient * length * slope:
-                    break
+                common, specific = surface.move(*begin, direction, length)
+            new = self.descend(state, common, specific, length * slope)
+            if new is not None:
+                return replace(new, short=length < self.short_step)
             length /= 2
-        else:
-            return replace(state, slow=True)
+        return self.proximal_step(state)
+
+    def proximal_step(self, state: NewtonState) -> NewtonState:
+        """Slow but sure: a gradient step, halved until it descends."""
+        step = 1 / self.heaviest
+        while step > self.shortest_proximal:
+            _, common, specific = self.proximal(state, step)
+            move = self.join(common, specific) - state.precision
+            decrease = inner(move, move) / step
+            new = self.descend(state, common, specific, -decrease)
+            if new is not None:
+                return replace(new, short=True)
+            step /= 2
+        return replace(state, stuck=True)
+
+    def descend(
+        self, state: NewtonState, common: Tensor, specific: Tensor, slope: float
+    ) -> NewtonState | None:
+        """The state at a split; None unless it is lower by a part of `slope`."""
+        problem = self.problem
+        precision = self.join(common, specific)
+        cholesky = factor(precision)
+        if cholesky is None:
+            return None
+        value = problem.smooth(cholesky, precision)
+        value += problem.penalty.value(common, specific)
+        if not value <= state.value + self.sufficient * slope:
+            return None
         inverse = torch.cholesky_inverse(cholesky)
         return replace(
             state,
@@ -181,38 +181,28 @@ class Newton:
             precision=precision,
             gradient=problem.gradient(inverse),
             inverse=inverse,
-            smooth=smooth,
             value=value,
-            slow=state.slow or length < self.shortest_search,
         )
-
-    def spread(self, surface: Manifold, direction: Tensor) -> Tensor:
-        """A direction as symmetric matrices, in a fresh array."""
-        return surface.spread(direction, torch.zeros_like(self.problem.covariance))
 
     def solve(self, surface: Manifold, state: NewtonState, gradient: Tensor) -> Tensor:
         """The Newton direction by preconditioned conjugate gradients."""
-        weight, one = self.problem.by_class, self.problem.class_weight.numel() == 1
-        buffer = self._buffer.zero_()
-        scale = surface.count
+        surface = surface.single()
+        multiply, scale = products(surface), surface.count
+        weight = self.problem.by_class.sqrt()  # to each of two factors
+        covariance = (state.inverse * weight).to(scale)
+        precision = (state.precision / weight).to(scale)
 
         def hessian(x: Tensor) -> Tensor:
-            out = state.inverse @ (surface.spread(x, buffer) @ state.inverse)
-            out = surface.gather(out if one else weight * out)
+            out = multiply(x, covariance)
             bend = surface.curvature(x)
-            out = out * float(weight) if one else out
             return out if bend is None else out + bend
 
         def precondition(x: Tensor) -> Tensor:
-            out = state.precision @ (
-                surface.spread(x / scale, buffer) @ state.precision
-            )
-            out = surface.gather(out if one else out / weight) / scale
-            return out / float(weight) if one else out
+            return multiply(x / scale, precision).div_(scale)
 
-        x = torch.zeros_like(gradient)
-        residual = -gradient
-        target = float(gradient.norm())
+        residual = -gradient.to(scale)
+        x = torch.zeros_like(residual)
+        target = float(residual.norm())
         target *= min(self.forcing, math.sqrt(target))
         preconditioned = precondition(residual)
         conjugate = preconditioned.clone()
@@ -231,7 +221,7 @@ class Newton:
             new = inner(residual, preconditioned)
             conjugate.mul_(new / product).add_(preconditioned)
             product = new
-        return x
+        return x.to(gradient)
 
     def residual(self, state: NewtonState) -> float:
         """The gap; once it seems small enough, in float64."""
@@ -246,28 +236,19 @@ class Newton:
 
     def is_slow(self, state: NewtonState) -> bool:
         """Whether another method should take over."""
-        gaps = state.gaps
-        if len(gaps) > 1 and gaps[-1] <= self.slowest_gap * gaps[-2] < math.inf:
+        if state.stuck or len(state.gaps) < 2:
             return state.stuck
-        return state.stuck or state.slow or len(gaps) > 2
+        *_, before, last = state.gaps
+        if state.short and not last < self.slowest * before:
+            return True
+        early = len(state.gaps) <= self.patience + 1
+        return not early and not last < self.slowest * state.gaps[-1 - self.patience]
 
-    def finish(self, state: NewtonState, step: float) -> NewtonState:
-        """Newton steps alone, from a split whose manifold may be the solution's.
-
-        `step` is the one of the feasible dual that certifies them.
-        """
+    def finish(self, state: NewtonState) -> NewtonState:
+        """Newton steps from a split whose manifold may be the solution's."""
         for _ in range(self.max_finish):
-            state = self.newton_step(state)
-            shifted = state.precision.sub(state.gradient, alpha=step)
-            common, specific = split(shifted, self.problem.penalty, step)
-            dual = shifted.sub_(self.join(common, specific)).div_(step)
-            value = dual_objective(
-                dual, self.problem.covariance, self.problem.class_weight
-            )
-            gap = state.value - value
-            if not gap < 0.5 * state.gap:
-                break
-            state = replace(state, dual=dual, dual_value=value, gap=gap)
-            if gap <= self.target or state.stuck:
+            before = state.gap
+            state = self.certify(self.newton_step(state, extend=False))
+            if state.gap <= self.target or not state.gap < 0.5 * before:
                 break
         return state
