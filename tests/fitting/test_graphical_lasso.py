@@ -346,6 +346,19 @@ def test_warm_start_from_another_strength(solver, group, factor):
         assert warm.n_iter < cold.n_iter
 
 
+@pytest.mark.parametrize("max_iter", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_early_end_is_positive_definite(seed, max_iter):
+    S = torch.as_tensor(covariances(np.random.default_rng(seed), 2, 30, 12))
+    t = torch.ones(2, dtype=torch.float64)
+    solution = solve(
+        S, t, Penalties(0.1, 0.1), solver="admm", tol=TOL, max_iter=max_iter
+    )
+    assert not solution.converged
+    assert torch.equal(solution.precision, solution.common + solution.specific)
+    torch.linalg.cholesky(solution.precision)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_useless_start_is_survived(solver):
     S, t, penalties = draw_problem(5, 2, 10)
