@@ -228,9 +228,13 @@ def rank_correlation(X: NDArray[Any], weight: Floats | None = None) -> Floats:
             continue
         ranks = _weighted_ranks(X[rows, j], weight[rows])
         centred[rows, j] = ranks - np.average(ranks, weights=weight[rows])
-    mask = seen.astype(float)
-    product = (centred * weight[:, None]).T @ centred
-    square = (centred**2 * weight[:, None]).T @ mask
+    # Each pair's own means and spreads, over the rows that have both.
+    mask = seen * weight[:, None]
+    total = np.maximum(mask.T @ seen, 1e-300)
+    mean = (centred.T @ mask) / total
+    product = (centred * weight[:, None]).T @ centred - total * mean * mean.T
+    square = (centred**2).T @ mask - total * mean**2
+    square[square <= ROUNDING * ((centred**2).T @ mask)] = 0
     norm = np.sqrt(square * square.T)
     spearman = np.divide(product, norm, out=np.zeros((p, p)), where=norm > 0)
     out = 2 * np.sin(np.pi / 6 * np.clip(spearman, -1, 1))

@@ -12,7 +12,7 @@ from sklearn.datasets import make_blobs
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skmm import Modality, TCMaxClassifier
+from skmm import CrossModalGraphicalLasso, Modality, TCMaxClassifier
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,25 @@ def test_skops_trusts_only_this_package(data, options):
     np.testing.assert_array_equal(
         again.predict_proba(data[0]), clf.predict_proba(data[0])
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"npn": "shrinkage"}, {"alpha": "auto"}])
+def test_graphical_lasso(data, options):
+    lasso = CrossModalGraphicalLasso({"a": slice(0, 3), "b": [4, 3]}, cv=2, **options)
+    lasso.fit(*data)
+    kinds = {type(x) for x in leaves(vars(lasso))}
+    assert not any(issubclass(k, torch.Tensor) for k in kinds)
+    file = skops.io.dumps(lasso)
+    unknown = skops.io.get_untrusted_types(data=file)
+    assert all(name.startswith("skmm.") for name in unknown)
+    for again in (
+        pickle.loads(pickle.dumps(lasso)),
+        skops.io.loads(file, trusted=unknown),
+    ):
+        for method in ("predict_proba", "transform", "impute", "score_samples"):
+            np.testing.assert_array_equal(
+                getattr(again, method)(data[0]), getattr(lasso, method)(data[0])
+            )
 
 
 class Own(torch.nn.Linear):
