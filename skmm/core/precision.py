@@ -98,6 +98,12 @@ def factor(matrix: Tensor) -> Tensor | None:
     return None if bool(info.any()) else cholesky
 
 
+def inverse_of(cholesky: Tensor) -> Tensor:
+    """The inverse of the matrix with these factors, its rows contiguous."""
+    # Symmetric, and torch lays it out by columns.
+    return torch.cholesky_inverse(cholesky).mT
+
+
 def smooth_value(
     cholesky: Tensor, precision: Tensor, covariance: Tensor, class_weight: Tensor
 ) -> float:

@@ -25,6 +25,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import Tensor
 
 from skmm.core.gaussian import conditional_mean, marginal_log_density, patterns
+from skmm.core.precision import inverse_of
 from skmm.core.precision_weights import (
     default_midpoint,
     extended_bic,
@@ -1118,7 +1119,7 @@ def _as_tensors(scores: np.ndarray, device) -> tuple[Tensor, Tensor]:
 
 
 def _inverse(precision: Tensor) -> Tensor:
-    return torch.cholesky_inverse(torch.linalg.cholesky(precision))
+    return inverse_of(torch.linalg.cholesky(precision))
 
 
 def _smooth_by_class(precision: Tensor, covariance: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from skmm.core.precision import dual_objective, factor, split, split_exactly
+from skmm.core.precision import (
+    dual_objective,
+    factor,
+    inverse_of,
+    split,
+    split_exactly,
+)
 from skmm.core.precision_manifold import Manifold, manifold, products
 
 from ._problem import Problem, inner
@@ -77,7 +83,7 @@ class Newton:
         cholesky = factor(precision)
         if cholesky is None:
             return None
-        inverse = torch.cholesky_inverse(cholesky)
+        inverse = inverse_of(cholesky)
         return NewtonState(
             common,
             specific,
@@ -173,7 +179,7 @@ class Newton:
         value += problem.penalty.value(common, specific)
         if not value <= state.value + self.sufficient * slope:
             return None
-        inverse = torch.cholesky_inverse(cholesky)
+        inverse = inverse_of(cholesky)
         return replace(
             state,
             common=common,

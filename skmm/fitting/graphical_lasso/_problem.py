@@ -9,6 +9,7 @@ from skmm.core.precision import (
     Penalty,
     dual_objective,
     factor,
+    inverse_of,
     objective,
     smooth_value,
 )
@@ -88,5 +89,5 @@ def balanced_units(problem: Problem) -> Tensor:
     )
     if cholesky is None:  # not quite positive semi-definite
         return torch.ones_like(correlation[0])
-    diagonal = torch.cholesky_inverse(cholesky[0]).diagonal() * (1 + ridge)
+    diagonal = inverse_of(cholesky[0]).diagonal() * (1 + ridge)
     return diagonal.clamp_min(1) ** -0.25
