@@ -60,7 +60,10 @@ class Newton:
     max_cg = 60
     forcing = 0.2  # relative residual that the system is solved to, at most
     max_finish = 4
-    sufficient = 1e-4  # of the predicted decrease
+    # A step to the brink of singularity lowers the objective, but leaves a gradient
+    # that tells nothing: it is cut like one that lowers it too little.
+    sufficient = 0.35  # of the decrease that the slope predicts; half is a full step's
+    growth = 2.0  # of the norm of the covariances
     shortest = 1e-4  # part of a Newton step
     shortest_proximal = 1e-12
     reach = 1e-2  # of the short proximal step, in parts of the longest safe one
@@ -169,7 +172,7 @@ class Newton:
     def descend(
         self, state: NewtonState, common: Tensor, specific: Tensor, slope: float
     ) -> NewtonState | None:
-        """The state at a split; None unless it is lower by a part of `slope`."""
+        """The state at a split; None unless safe, and lower by a part of `slope`."""
         problem = self.problem
         precision = self.join(common, specific)
         cholesky = factor(precision)
@@ -180,6 +183,10 @@ class Newton:
         if not value <= state.value + self.sufficient * slope:
             return None
         inverse = inverse_of(cholesky)
+        if inner(inverse, inverse) > self.growth**2 * inner(
+            state.inverse, state.inverse
+        ):
+            return None
         return replace(
             state,
             common=common,
