@@ -24,6 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import Tensor
 
+from skmm._device import resolve_device
 from skmm.core.gaussian import conditional_mean, marginal_log_density, patterns
 from skmm.core.precision import inverse_of
 from skmm.core.precision_weights import (
@@ -35,7 +36,6 @@ from skmm.estimators._base import (
     all_or_nothing,
     check_weight,
     fit_layout,
-    resolve_device,
 )
 from skmm.estimators._joint_graphical_lasso import warn_not_converged
 from skmm.fitting.class_moments import ClassMoments, class_moments

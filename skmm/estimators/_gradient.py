@@ -13,8 +13,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.callbacks import EarlyStopping
 
+from skmm._device import resolve_device
 from skmm.core.networks import ACTIVATIONS, ENCODERS
-from skmm.estimators._base import resolve_device, to_arrays, to_tensors
+from skmm.estimators._base import to_arrays, to_tensors
 from skmm.fitting.checkpoint import Checkpoint, fingerprint
 from skmm.fitting.data import BlockData
 from skmm.fitting.gradient import (

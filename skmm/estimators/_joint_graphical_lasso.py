@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from skmm.estimators._base import resolve_device
+from skmm._device import resolve_device
 from skmm.fitting.graphical_lasso import Penalties, Solution, solve
 
 __all__ = ["JointGraphicalLassoResult", "joint_graphical_lasso"]

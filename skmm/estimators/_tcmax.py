@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from skmm._device import resolve_device
 from skmm.core.dependence import (
     AdditiveTotals,
     additive_loss,
@@ -43,7 +44,6 @@ from skmm.estimators._base import (
     all_or_nothing,
     check_weight,
     fit_layout,
-    resolve_device,
     to_arrays,
     to_tensors,
 )

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skmm._device import resolve_device
 from skmm.vision._extra import import_extra
 from skmm.vision._render import render_text
 
@@ -173,7 +174,7 @@ class VisionLanguageEncoder(TransformerMixin, BaseEstimator):
         present = images.present
         if not len(present):
             raise ValueError("X: expected an image, got missing ones only.")
-        tower = self._tower()
+        tower = self._tower(fitting=True)
         features, self.grid_ = tower.encode([images[present[0]]])
         self.n_patches_, self.n_channels_ = features.shape[1:]
         return self
@@ -258,10 +259,10 @@ class VisionLanguageEncoder(TransformerMixin, BaseEstimator):
         names = [f"channel{i}" for i in range(self.n_channels_)]
         return np.array(names, dtype=object)
 
-    def _tower(self) -> "_Tower":
+    def _tower(self, *, fitting: bool = False) -> "_Tower":
         return _load(
             os.fspath(self.model),
-            _resolve(self.device),
+            resolve_device(self.device, fitting=fitting),
             self.dtype,
             self.max_num_patches,
         )
@@ -414,23 +415,6 @@ class _Tower:
 def _side(size: Any) -> Any:
     """The side of a size, which some models give as height and width."""
     return size if isinstance(size, Integral) else size[0]
-
-
-def _resolve(device: Any) -> torch.device:
-    if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}."
-        ) from error
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device: {device!r} is not available; torch sees "
-            f"{torch.cuda.device_count()} CUDA devices and the CPU. Use device='auto'."
-        )
-    return place
 
 
 @functools.lru_cache(maxsize=2)
