@@ -14,3 +14,4 @@ def test_readme_examples_run(capsys):
     printed = capsys.readouterr().out
     assert "'fou': slice(240, 316, None)" in printed
     assert printed.count("[0.") == 2  # both rows of cross-validated accuracies
+    assert "Edge(source='fou__x0', target='fou__x1', kind='common'" in printed
