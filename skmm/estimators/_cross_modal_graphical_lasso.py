@@ -629,8 +629,11 @@ class CrossModalGraphicalLasso(
             return Strengths(*map(float, wanted))
         search = Search(
             self._tasks(rows, weigher, moments, device),
-            max(SEARCH_TOL, self.tol),
-            self.max_iter,
+            {
+                "solver": self.solver,
+                "tol": max(SEARCH_TOL, self.tol),
+                "max_iter": self.max_iter,
+            },
             _Told(self, context, told).candidate,
         )
         alpha, ratio, steep = wanted

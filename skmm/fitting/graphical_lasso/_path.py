@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,15 +43,14 @@ class Task:
     score: Callable[[Solution], float]
     last: Solution | None = None
 
-    def evaluate(self, strengths: Strengths, tol: float, max_iter: int) -> float:
-        """Solve, from the last solution, and score."""
+    def evaluate(self, strengths: Strengths, **settings: Any) -> float:
+        """Solve, from the last solution and with these settings, and score."""
         self.last = solve(
             self.covariance,
             self.class_weight,
             self.penalties(strengths),
-            tol=tol,
-            max_iter=max_iter,
             init=self.last,
+            **settings,
         )
         return self.score(self.last)
 
@@ -65,11 +65,13 @@ class Task:
 
 @dataclass
 class Search:
-    """Candidates and their scores, one a task, in the order of evaluation."""
+    """Candidates and their scores, one a task, in the order of evaluation.
+
+    `settings` are those of `solve`: solver, tol and max_iter.
+    """
 
     tasks: list[Task]
-    tol: float
-    max_iter: int
+    settings: dict[str, Any]
     on_candidate: Callable[[Strengths, float], None] | None = None
     candidates: list[Strengths] = field(default_factory=list)
     scores: list[list[float]] = field(default_factory=list)
@@ -77,9 +79,7 @@ class Search:
     def mean(self, strengths: Strengths) -> float:
         """Mean score of a candidate over the tasks; each is evaluated once."""
         if strengths not in self.candidates:
-            values = [
-                task.evaluate(strengths, self.tol, self.max_iter) for task in self.tasks
-            ]
+            values = [task.evaluate(strengths, **self.settings) for task in self.tasks]
             self.candidates.append(strengths)
             self.scores.append(values)
             if self.on_candidate is not None:
