@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.covariance import graphical_lasso
 from sklearn.exceptions import ConvergenceWarning
 
@@ -450,3 +451,17 @@ def test_result_is_frozen():
     assert isinstance(result, JointGraphicalLassoResult)
     with pytest.raises(AttributeError, match="cannot assign to field 'common'"):
         result.common = None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_cuda_agrees_with_the_cpu(solver, n_classes):
+    S = covariances(0, n_classes)
+    settings = {"solver": solver, "tol": 1e-10}
+    there = joint_graphical_lasso(S, 0.2, device="cuda", **settings)
+    here = joint_graphical_lasso(S, 0.2, device="cpu", **settings)
+    assert there.converged
+    # Root of the gaps, times precisions of a few.
+    np.testing.assert_allclose(there.precision, here.precision, rtol=0, atol=1e-3)
+    assert there.objective == pytest.approx(here.objective, abs=1e-8)
