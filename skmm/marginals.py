@@ -99,12 +99,13 @@ class GaussianScores:
             column = np.asarray(X[:, j], dtype=np.float64)
             seen = ~np.isnan(column) & (weight > 0)
             column, w = column[seen], weight[seen]
+            offsets.append(offsets[-1])
             if variant is not None and len(column):
                 distinct, inverse = np.unique(column, return_inverse=True)
                 values.append(distinct)
                 cumulative.append(np.bincount(inverse, w).cumsum())
+                offsets[-1] += len(distinct)
                 column = _rank_scores(column, distinct, cumulative[-1], variant)
-            offsets.append(offsets[-1] + (len(values[-1]) if variant else 0))
             if len(column) == 0:
                 continue
             mean = np.average(column, weights=w)

@@ -112,6 +112,17 @@ def test_degenerate_columns(variant):
     assert np.isfinite(found.transform(np.full((1, 3), 4.0))[0, [0, 2]]).all()
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_columns_do_not_touch_one_another(empty, variant):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    x[:, empty] = np.nan
+    z = GaussianScores.fit(x, variant=variant).transform(x)
+    for j in set(range(3)) - {empty}:
+        alone = GaussianScores.fit(x[:, [j]], variant=variant).transform(x[:, [j]])
+        np.testing.assert_array_equal(z[:, [j]], alone)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_rank_correlation_is_spearmans(seed):
     rng = np.random.default_rng(seed)

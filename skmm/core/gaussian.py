@@ -129,6 +129,34 @@ def conditional_mean(
     return filled
 
 
+def residuals(z: Tensor, observed: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    r"""Each observed entry minus its expectation given the row's other observed ones.
+
+    With :math:`K = \Sigma_{oo}^{-1}`,
+    :math:`\mathrm{diag}(K)^{-1} K (z_o - \mu_o)`.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, p)
+    observed : bool Tensor of shape (n, p)
+    mean : Tensor of shape (p,)
+    covariance : Tensor of shape (p, p)
+
+    Returns
+    -------
+    Tensor of shape (n, p)
+        Zero where not observed.
+    """
+    out = torch.zeros_like(z)
+    for pattern, rows in patterns(observed):
+        index = torch.nonzero(pattern).flatten()
+        part = torch.linalg.cholesky(covariance[index][:, index])
+        precision = torch.cholesky_inverse(part)
+        deviation = z[rows][:, index] - mean[index]
+        out[rows[:, None], index] = deviation @ precision / precision.diagonal()
+    return out
+
+
 def patterns(observed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Each pattern of observed entries, with the rows that have it.
 
@@ -141,6 +169,8 @@ def patterns(observed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     pattern : bool Tensor of shape (p,)
     rows : long Tensor
     """
+    if not len(observed):
+        return
     if bool(observed.all()):
         yield (
             torch.ones_like(observed[0]),

@@ -36,6 +36,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TIE = 1e-12  # relative difference of sums of penalties that counts as none
+
 
 @dataclass(frozen=True)
 class Penalty:
@@ -109,7 +111,7 @@ def smooth_value(
 ) -> float:
     r"""The likelihood part, :math:`\sum_c t_c [-\log\det\Theta_c + tr(S_c\Theta_c)]`.
 
-    The sums are taken in float64, whatever the matrices are.
+    All but the traces is summed in float64, whatever the matrices are.
     """
     trace = torch.einsum("cij,cij->c", covariance, precision).double()
     value = trace - 2 * half_log_det(cholesky.double())
@@ -308,7 +310,8 @@ def split_exactly(precision: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
 
 def _split_norm(v: Tensor, level: Tensor, weight: Tensor) -> Tensor:
     n_classes = v.shape[0]
-    mean = v.mean(0)
+    # The mean of equal entries is off by rounding, which would be an edge.
+    mean = torch.where((v == v[0]).all(0), v[0], v.mean(0))
     spread = ((v - mean) ** 2).sum(0)
     room = (n_classes * weight) ** 2 - n_classes * level**2
     shrink = torch.where(
@@ -325,7 +328,9 @@ def _weighted_median(v: Tensor, level: Tensor, weight: Tensor) -> Tensor:
     # which the classes at or below it outweigh those above, less the pull to zero.
     pull = (weight * v.sign()).sum(0)
     sign = torch.where(pull < 0, -1.0, 1.0).to(v)
-    active = pull.abs() > level
+    # Weights whose sums are equal but for rounding tie.
+    level = level + TIE * (level + weight.sum(0))
+    active = pull.abs() > level + (weight * (v == 0)).sum(0)
     points, order = (v * sign).sort(0)
     sorted_weight = weight.gather(0, order)
     above = sorted_weight.sum(0) - 2 * sorted_weight.cumsum(0)

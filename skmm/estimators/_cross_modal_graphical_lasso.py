@@ -25,7 +25,12 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import Tensor
 
 from skmm._device import resolve_device
-from skmm.core.gaussian import conditional_mean, marginal_log_density, patterns
+from skmm.core.gaussian import (
+    conditional_mean,
+    marginal_log_density,
+    patterns,
+    residuals,
+)
 from skmm.core.precision import inverse_of
 from skmm.core.precision_weights import (
     default_midpoint,
@@ -57,7 +62,9 @@ STEEPNESSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 80.0)
 # Smallest over largest alpha that is tried. Where columns are as many as rows, the
 # likelihood of the training rows, and so the eBIC, has no bound below the second.
 SEARCH_SPAN = {"cv": 1e-6, "ebic": 0.02}
-SEARCH_TOL = 1e-4  # duality gap of the candidates, in nats a node and class
+# The most that the duality gap may be for eBIC, in nats a node and class: it counts
+# edges, and those close to zero come last.
+EBIC_TOL = 1e-6
 
 
 class Edge(NamedTuple):
@@ -202,16 +209,21 @@ class CrossModalGraphicalLasso(
         How what is "auto" is selected: by the log-likelihood of held-out rows, or by
         the extended BIC [4]_, which is faster and sparser.
     cv : int, cross-validation generator or iterable, default=5
-        Splits for ``selection="cv"``; an int means (stratified) folds, shuffled.
+        Splits for ``selection="cv"``, of the rows with positive weight; an int means
+        shuffled (stratified) folds, at most as many as the smallest class has rows.
     n_alphas : int, default=20
         Most values of `alpha` on a path, which goes from the first edge down to a
-        millionth of that, or to a fiftieth for ``selection="ebic"``.
+        millionth of that, or to a fiftieth for ``selection="ebic"``. With "cv" it ends
+        when three in a row are worse than the best. The two intervals beside the best
+        are then halved.
     gamma : float, default=0.5
         Parameter of the extended BIC; 0 is the BIC.
     solver : {"auto", "newton", "admm"}, default="auto"
         See :func:`joint_graphical_lasso`.
     tol : float, default=1e-4
-        Duality gap to reach, in nats a node and class.
+        Duality gap to reach, in nats a node and class; at most 1e-6 with
+        ``selection="ebic"``. The default is enough to predict; to read a graph take
+        1e-6, since the smallest edges come last.
     max_iter : int, default=1000
         Most iterations of a solver.
     output : {"scores", "residuals"}, default="scores"
@@ -252,7 +264,7 @@ class CrossModalGraphicalLasso(
     alpha_, common_ratio_, steepness_ : float
         What was set or selected.
     lambda_specific_, lambda_common_ : float
-        Strengths of the two penalties; without y the first is infinite.
+        Strengths of the two penalties; with one class the first is infinite.
     cv_results_ : dict of str to ndarray
         With something to select: "alpha", "common_ratio", "steepness" and
         "mean_test_score" of the candidates (log-likelihood a row), and
@@ -417,7 +429,8 @@ class CrossModalGraphicalLasso(
         y : array-like of shape (n_samples,), default=None
             Class labels; without them all rows are of one class.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative row weights, the same as repeating rows.
+            Non-negative row weights, the same as repeating rows. In cross-validation
+            a row and its repetitions stay in one fold.
 
         Returns
         -------
@@ -455,13 +468,13 @@ class CrossModalGraphicalLasso(
             class_weight,
             penalties,
             solver=self.solver,
-            tol=self.tol,
+            tol=self._tol(),
             max_iter=self.max_iter,
             on_iteration=told,
         )
         if not solution.converged and not told.stopped:
             size = moments.covariance.shape[0] * moments.covariance.shape[1]
-            warn_not_converged(solution, self.tol, size, self.max_iter)
+            warn_not_converged(solution, self._tol(), size, self.max_iter)
         self._set_fitted(moments, solution, strengths, penalties, weigher, prior)
 
     def _check_rows(self, original, y, sample_weight) -> _Rows:
@@ -473,6 +486,14 @@ class CrossModalGraphicalLasso(
         layout = fit_layout(self, original, X)
         weight = check_weight(sample_weight, X)
         check_observed(observed_modalities(X, layout), layout, sample_weight=weight)
+        # Arrays of other libraries may be read-only, which torch warns of.
+        weight = np.require(weight, requirements="CW")
+        if self.npn is not None and weight.sum() < min(2, len(X)):
+            raise ValueError(
+                f"sample_weight: npn={self.npn!r} ranks as many rows as the weights "
+                f"sum to, expected at least 2, got {weight.sum():.3g}. Multiply them "
+                "by the number of rows."
+            )
         columns = np.sort(np.concatenate([block.indices for block in layout]))
         names = np.empty(X.shape[1], dtype=object)
         for block in layout:
@@ -504,10 +525,11 @@ class CrossModalGraphicalLasso(
         if isinstance(self.priors, str):
             return np.full(n, 1 / n)
         priors = np.asarray(self.priors, dtype=np.float64)
-        if priors.shape != (n,) or not (priors >= 0).all() or not priors.sum() > 0:
+        right = priors.shape == (n,) and (priors >= 0).all() and priors.sum() > 0
+        if not right or not np.isfinite(priors).all():
             raise ValueError(
-                f"priors: expected {n} non-negative numbers, one a class, with a "
-                f"positive sum, got {self.priors!r}."
+                f"priors: expected {n} non-negative finite numbers, one a class, with "
+                f"a positive sum, got {self.priors!r}."
             )
         return priors / priors.sum()
 
@@ -600,8 +622,7 @@ class CrossModalGraphicalLasso(
         if moments.shared:
             # Equal covariances: of the two ways of paying for what all have, the
             # cheaper, shared out.
-            n = len(moments.location)
-            limit = 1 / np.sqrt(n) if self.specific_penalty == "group" else 1
+            limit = self._sharing_limit(len(moments.location))
             share = min(strengths.common_ratio, limit)
             return Penalties(strengths.alpha * share, None, common)
         if len(moments.location) == 1:
@@ -614,6 +635,13 @@ class CrossModalGraphicalLasso(
             specific,
             self.specific_penalty == "group",
         )
+
+    def _tol(self) -> float:
+        return min(self.tol, EBIC_TOL) if self.selection == "ebic" else self.tol
+
+    def _sharing_limit(self, n_classes: int) -> float:
+        """The ratio from which on nothing is shared."""
+        return 1 / np.sqrt(n_classes) if self.specific_penalty == "group" else 1.0
 
     # ------------------------------------------------------------ selection
     def _select(self, rows, weigher, moments, context, told, device) -> Strengths:
@@ -631,7 +659,7 @@ class CrossModalGraphicalLasso(
             self._tasks(rows, weigher, moments, device),
             {
                 "solver": self.solver,
-                "tol": max(SEARCH_TOL, self.tol),
+                "tol": self._tol(),
                 "max_iter": self.max_iter,
             },
             _Told(self, context, told).candidate,
@@ -642,7 +670,13 @@ class CrossModalGraphicalLasso(
         first = 0.0 if steep == "auto" else float(steep)
         for value in ratios:
             if alpha == "auto":
-                search.along_alpha(value, first, self.n_alphas, span)
+                search.along_alpha(
+                    Strengths(1.0, value, first),
+                    self.n_alphas,
+                    span,
+                    # Unlike held-out likelihood, the eBIC has several optima.
+                    patience=3 if self.selection == "cv" else None,
+                )
             else:
                 search.mean(Strengths(float(alpha), value, first))
         if steep == "auto":
@@ -677,6 +711,7 @@ class CrossModalGraphicalLasso(
                 "does not have. Use selection='ebic'."
             )
         tasks = []
+        rows = rows.take(np.flatnonzero(rows.weight > 0))
         for training, test in self._splits(rows):
             part, held_out = rows.take(training), rows.take(test)
             of_class = np.bincount(part.codes, part.weight, len(moments.location))
@@ -743,7 +778,14 @@ class CrossModalGraphicalLasso(
         if moments.shared:
             objective, gap = n * objective, n * gap
             dual = np.repeat(dual, n, axis=0)
+            if self.likelihood_weights == "size":
+                share = moments.n_rows / moments.n_rows.mean()
+                dual *= share.cpu().numpy()[:, None, None]
             covariance = np.repeat(covariance, n, axis=0)
+            if strengths.common_ratio >= self._sharing_limit(n):  # nothing is common
+                specific = np.repeat(common[None], n, axis=0)
+                common = np.diag(np.diag(common))
+                specific -= common
         per_class = {
             "location_": moments.location.cpu().numpy(),
             "precision_": precision,
@@ -766,6 +808,9 @@ class CrossModalGraphicalLasso(
         self.lambda_specific_ = (
             np.inf if penalties.specific is None else penalties.specific
         )
+        if moments.shared:
+            self.lambda_common_ = strengths.alpha * strengths.common_ratio * n
+            self.lambda_specific_ = strengths.alpha
         self.ebic_ = self._ebic(solution, moments)
         self.objective_ = objective
         self.duality_gap_ = gap
@@ -962,21 +1007,26 @@ class CrossModalGraphicalLasso(
         Returns
         -------
         ndarray of shape (n_samples, n_nodes)
-            Scores; a missing node has its expectation given the observed ones (zero
-            residual), or NaN with `keep_missing`.
+            Scores, or residuals given the other observed nodes. A missing node has its
+            expectation given the observed ones, or a residual of zero; with
+            `keep_missing`, NaN.
         """
         X, scores = self._scores(X)
-        values = self._expected(scores)
         if self.output == "residuals":
             if self._n_classes > 1:
                 raise ValueError(
                     "output: 'residuals' is for estimators fitted without y, got one "
                     f"with {self._n_classes} classes. Use output='scores'."
                 )
-            precision = self.precision_.reshape(-1, *self.precision_.shape[-2:])[0]
-            values = (values - self._locations[0]) @ precision / np.diag(precision)
-            # The expectation of a missing node leaves no residual but rounding.
-            values = np.where(np.isnan(scores), 0.0, values)
+            device = resolve_device(self.device, fitting=False)
+            parts = self._locations[0], self._covariance[0]
+            values = residuals(
+                *_as_tensors(scores, device),
+                *(torch.as_tensor(part, device=device) for part in parts),
+            )
+            values = values.cpu().numpy()
+        else:
+            values = self._expected(scores)
         if self.keep_missing:
             values = np.where(np.isnan(scores), np.nan, values)
         return values.astype(X.dtype, copy=False)
@@ -1021,14 +1071,14 @@ class CrossModalGraphicalLasso(
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)[self._columns]
-        pairs = zip(self.node_modalities_, names, strict=True)
-        return np.array(
-            [
-                name if name.startswith(f"{modality}__") else f"{modality}__{name}"
-                for modality, name in pairs
-            ],
-            dtype=object,
-        )
+        pairs = list(zip(self.node_modalities_, names, strict=True))
+        out = [
+            name if name.startswith(f"{modality}__") else f"{modality}__{name}"
+            for modality, name in pairs
+        ]
+        if len(set(out)) < len(out):  # "x" and "image__x", both of image
+            out = [f"{modality}__{name}" for modality, name in pairs]
+        return np.array(out, dtype=object)
 
 
 class _Weigher:

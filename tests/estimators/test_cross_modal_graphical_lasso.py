@@ -11,13 +11,17 @@ from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.covariance import graphical_lasso
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    ShuffleSplit,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skmm import CrossModalGraphicalLasso
 from skmm.datasets import load_mfeat
-from skmm.estimators import _cross_modal_graphical_lasso
 
 GROUPS = {"a": slice(0, 3), "b": slice(3, 6)}
 
@@ -253,8 +257,7 @@ def test_selection(selection):
         assert -results["mean_test_score"].max() == pytest.approx(found.ebic_, abs=1)
 
 
-def test_a_held_out_score_is_the_density_of_the_rows_class(monkeypatch):
-    monkeypatch.setattr(_cross_modal_graphical_lasso, "SEARCH_TOL", 1e-8)
+def test_a_held_out_score_is_the_density_of_the_rows_class():
     X, y = sample(n=90)
     found = CrossModalGraphicalLasso(
         GROUPS, alpha=0.1, common_ratio="auto", cv=3, random_state=0, tol=1e-8
@@ -604,8 +607,9 @@ def test_held_out_likelihood_of_the_selected_penalty():
             {"prior": np.ones((3, 6, 6)), "specific_penalty": "group"},
             "prior: specific_penalty='group' expects one matrix",
         ),
-        ({"priors": [0.5, 0.5]}, "priors: expected 3 non-negative numbers"),
-        ({"priors": [0, 0, 0]}, "priors: expected 3 non-negative numbers"),
+        ({"priors": [0.5, 0.5]}, "priors: expected 3 non-negative finite"),
+        ({"priors": [0, 0, 0]}, "priors: expected 3 non-negative finite"),
+        ({"priors": [np.inf, 1, 1]}, "priors: expected 3 non-negative finite"),
         ({"npn": "skeptic", "alpha": "auto"}, "selection: 'cv' needs scores"),
         ({"alpha": -1.0}, "The 'alpha' parameter"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not available"),
@@ -658,3 +662,122 @@ def test_hard_input_gives_finite_results():
         assert (np.linalg.eigvalsh(found.precision_) > 0).all()
         if params.get("npn") != "skeptic":
             assert np.isfinite(found.decision_function(X)).all()
+
+
+@pytest.mark.parametrize("npn", [None, "shrinkage", "truncation"])
+@pytest.mark.parametrize("column", [0, 3])
+def test_a_column_that_is_never_seen_changes_nothing_else(column, npn):
+    X, y = sample()
+    X[:, column] = np.nan
+    rest = np.delete(np.arange(6), column)
+    whole = CrossModalGraphicalLasso(None, npn=npn, tol=1e-8).fit(X, y)
+    part = CrossModalGraphicalLasso(None, npn=npn, tol=1e-8).fit(X[:, rest], y)
+    np.testing.assert_allclose(whole.transform(X)[:, rest], part.transform(X[:, rest]))
+    # The root of the gap.
+    np.testing.assert_allclose(
+        whole.predict_proba(X), part.predict_proba(X[:, rest]), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_residuals_of_rows_with_gaps(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(80, 5)) @ rng.normal(size=(5, 5))
+    found = CrossModalGraphicalLasso(None, output="residuals", alpha=0.05).fit(X)
+    X[rng.random(X.shape) < 0.4] = np.nan
+    Z = found.set_params(output="scores", keep_missing=True).transform(X)
+    R = found.set_params(output="residuals", keep_missing=False).transform(X)
+    for z, r in zip(Z, R, strict=True):
+        seen = np.flatnonzero(~np.isnan(z))
+        np.testing.assert_array_equal(r[np.isnan(z)], 0)
+        for j in seen:
+            others = seen[seen != j]
+            S, mean = found.covariance_, found.location_
+            slope = np.linalg.solve(S[np.ix_(others, others)], S[others, j])
+            expected = z[j] - mean[j] - (z[others] - mean[others]) @ slope
+            assert r[j] == pytest.approx(expected, abs=1e-9)
+
+
+def test_folds_without_a_class_or_of_no_weight():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(66, 4))
+    y = np.r_[np.zeros(6), np.ones(60)]
+    folds = ShuffleSplit(3, test_size=0.1, random_state=0)
+    found = CrossModalGraphicalLasso(None, alpha="auto", n_alphas=4, cv=folds)
+    assert np.isfinite(found.fit(X, y).cv_results_["mean_test_score"]).all()
+    weight = np.zeros(66)
+    weight[[0, 1, 2, 3, 20, 21, 22, 23]] = 1
+    found = CrossModalGraphicalLasso(None, alpha="auto", cv=3, random_state=0)
+    some = weight > 0
+    found.fit(X, y, weight)
+    np.testing.assert_array_equal(
+        found.cv_results_["mean_test_score"],
+        clone(found).fit(X[some], y[some]).cv_results_["mean_test_score"],
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ebic_finds_the_best_of_its_path(seed):
+    X, y = sample(seed=seed)
+    found = CrossModalGraphicalLasso(None, alpha="auto", selection="ebic").fit(X, y)
+    results = found.cv_results_
+    assert len(results["alpha"]) >= 20
+    assert results["alpha"].max() / results["alpha"].min() == pytest.approx(50, rel=0.3)
+    # The fit at the selected penalty is the candidate.
+    assert found.ebic_ == pytest.approx(-results["mean_test_score"].max(), abs=1e-2)
+
+
+def test_one_light_edge_does_not_set_the_path():
+    X, y = sample()
+    prior = np.zeros((6, 6))
+    prior[0, 1] = prior[1, 0] = 1
+    plain = CrossModalGraphicalLasso(None, alpha="auto", selection="ebic").fit(X, y)
+    found = clone(plain).set_params(prior=prior, steepness=20).fit(X, y)
+    first, ours = plain.cv_results_["alpha"], found.cv_results_["alpha"]
+    assert ours.max() > 2 * first.max()  # where the light edge comes
+    assert ours.min() <= 1.01 * first.min()
+
+
+def test_weights_that_do_not_count_rows():
+    X, y = sample()
+    weight = np.full(len(X), 1 / len(X))
+    CrossModalGraphicalLasso(None).fit(X, y, weight)
+    with pytest.raises(ValueError, match=r"sample_weight: npn='shrinkage'.*Multiply"):
+        CrossModalGraphicalLasso(None, npn="shrinkage").fit(X, y, weight)
+
+
+@pytest.mark.parametrize("likelihood_weights", ["equal", "size"])
+@pytest.mark.parametrize("ratio", [0.4, 5.0])
+def test_full_pooling_reports_the_joint_problem(ratio, likelihood_weights):
+    X, y = sample()
+    found = CrossModalGraphicalLasso(
+        None,
+        pooling=1.0,
+        alpha=0.1,
+        common_ratio=ratio,
+        likelihood_weights=likelihood_weights,
+        tol=1e-9,
+    ).fit(X, y)
+    near = clone(found).set_params(pooling=1 - 1e-9).fit(X, y)
+    for name in ("lambda_common_", "lambda_specific_", "objective_"):
+        assert getattr(found, name) == pytest.approx(getattr(near, name), abs=1e-6)
+    for name in ("common_precision_", "specific_precision_", "dual_"):
+        # The root of the gap of 1e-9 nats a node and class.
+        np.testing.assert_allclose(getattr(found, name), getattr(near, name), atol=1e-3)
+    off = ~np.eye(6, dtype=bool)
+    assert found.common_precision_[off].any() == (ratio < 1)
+
+
+def test_names_that_already_have_the_prefix():
+    X, y = sample()
+    frame = pd.DataFrame(X[:, :3], columns=["x", "a__x", "c"])
+    found = CrossModalGraphicalLasso({"a": ["x", "a__x"], "b": ["c"]}).fit(frame, y)
+    assert found.get_feature_names_out().tolist() == ["a__x", "a__a__x", "b__c"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_weights():
+    X, y = sample()
+    weight = np.ones(len(X))
+    weight.setflags(write=False)
+    CrossModalGraphicalLasso(None).fit(X, y, weight)

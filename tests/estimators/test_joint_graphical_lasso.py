@@ -465,3 +465,70 @@ def test_cuda_agrees_with_the_cpu(solver, n_classes):
     # Root of the gaps, times precisions of a few.
     np.testing.assert_allclose(there.precision, here.precision, rtol=0, atol=1e-3)
     assert there.objective == pytest.approx(here.objective, abs=1e-8)
+
+
+@pytest.mark.parametrize("alpha", [0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-3])
+@pytest.mark.parametrize("seed", range(2))
+def test_next_to_no_penalty(seed, alpha):
+    """Covariances of condition 1e5, and more."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(6, 6))
+    mixing[:, 0] = mixing[:, 1] + 1e-2 * mixing[:, 0]
+    S = np.stack([np.cov((rng.normal(size=(60, 6)) @ mixing).T) for _ in range(3)])
+    assert np.linalg.cond(S).min() > 1e5
+    result = joint_graphical_lasso(S, alpha, tol=1e-6)
+    assert result.converged
+    if alpha == 0:
+        np.testing.assert_allclose(result.precision @ S, [np.eye(6)] * 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("n_classes", "ratio"), [(2, 0.0), (3, 1 / 3), (4, 0.5), (5, 0.2)]
+)
+def test_of_equal_splits_the_smallest_common_part(n_classes, ratio, solver):
+    S = covariances(1, n_classes, p=6)
+    result = joint_graphical_lasso(
+        S, 1 / 16, common_ratio=ratio, solver=solver, tol=1e-9
+    )
+    i, j = np.triu_indices(6, 1)
+    for a, v in zip(result.common[i, j], result.precision[:, i, j].T, strict=True):
+
+        def price(x, v=v):
+            return ratio * n_classes * abs(x) + np.abs(v - x).sum()
+
+        best = min(price(x) for x in [0, *v])
+        # Rounding of sums of a few numbers of about one.
+        ties = [abs(x) for x in [0, *v] if price(x) <= best + 1e-12]
+        assert price(a) <= best + 1e-12
+        assert abs(a) <= min(ties) + 1e-12
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_torch_would_not_take():
+    S = covariances(0, 1)[0]
+    expected = joint_graphical_lasso(S, 0.2).precision
+    flipped = joint_graphical_lasso(S[::-1, ::-1], 0.2, weights=np.ones((12, 12)).T)
+    np.testing.assert_allclose(flipped.precision[::-1, ::-1], expected, atol=1e-2)
+    S.setflags(write=False)
+    np.testing.assert_array_equal(joint_graphical_lasso(S, 0.2).precision, expected)
+
+
+def test_covariances_that_are_symmetric_but_for_rounding():
+    S = covariances(0)
+    rough = S + 1e-7 * np.random.default_rng(0).normal(size=S.shape)
+    middle = (rough + rough.swapaxes(1, 2)) / 2
+    one, two = (joint_graphical_lasso(x, 0.1) for x in (rough, middle))
+    np.testing.assert_array_equal(one.precision, two.precision)
+
+
+@pytest.mark.parametrize("n_classes", [3, 5, 6, 7])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_zeros_of_the_group_norm_are_exact(n_classes, solver):
+    S = covariances(2, n_classes)
+    result = joint_graphical_lasso(
+        S, 0.6, common_ratio=0.2, specific_penalty="group", solver=solver, tol=1e-8
+    )
+    size = np.linalg.norm(off_diagonal(result.specific), axis=0)
+    assert (size == 0).any()
+    assert size[size > 0].min() > 1e-10

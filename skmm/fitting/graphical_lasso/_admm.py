@@ -5,7 +5,7 @@ a class and iteration.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ class Admm:
         self.problem = problem
         self.target = target
         self.finisher = finisher
-        self.try_below = FINISH_FROM * target
+        self.tried = False
         self.memory = Memory(self.remembered)
 
     def init(self, common: Tensor, specific: Tensor, dual: Tensor | None) -> AdmmState:
@@ -141,11 +141,14 @@ class Admm:
         image.add_(new, alpha=1 - self.over_relaxation).add_(scaled_dual)
         residual = image - point
         size = float(residual.norm())
-        state = AdmmState(
-            common, specific, scaled_dual, rho, image, state.iteration + 1, state.gap,
-            state.best_gap, state.best_at, state.adapt_at, state.fallback,
-            state.residual,
-        )  # fmt: skip
+        state = replace(
+            state,
+            common=common,
+            specific=specific,
+            scaled_dual=scaled_dual,
+            point=image,
+            iteration=state.iteration + 1,
+        )
         if state.iteration % self.check_every == 0:
             self.check(state)
             if state.gap <= self.target:
@@ -195,9 +198,11 @@ class Admm:
         )
         if state.gap < 0.99 * state.best_gap:
             state.best_gap, state.best_at = state.gap, state.iteration
-        if self.finisher is None or not self.target < state.gap <= self.try_below:
+        if self.finisher is None or self.tried or state.gap <= self.target:
             return
-        self.try_below = state.gap / FINISH_FROM
+        if state.gap > FINISH_FROM * self.target:
+            return
+        self.tried = True
         begin = self.finisher.init(state.common, state.specific)
         if begin is not None:
             begin.gap = state.gap
@@ -207,8 +212,9 @@ class Admm:
                 state.finished, state.gap = end, gap
 
     def is_stuck(self, state: AdmmState) -> bool:
-        """Whether the gap has reached the limit of rounding."""
+        """Whether the gap has reached the limit of rounding, in single precision."""
         return (
-            state.best_gap < math.inf
+            state.point.dtype != torch.float64
+            and state.best_gap < math.inf
             and state.iteration - state.best_at > self.patience
         )

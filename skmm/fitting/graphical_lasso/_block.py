@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from skmm.core.precision import split_exactly
 from skmm.fitting.alternating import Run, alternate
 
 from ._admm import Admm, AdmmState
 from ._newton import Newton, NewtonState
-from ._problem import Problem, balanced_units, rescaled, start
+from ._problem import Problem, balanced_units, edgeless, rescaled, start
 
 
 @dataclass
@@ -32,15 +33,18 @@ def certified(
 ) -> BlockSolution:
     """A state as a solution, its objective and gap evaluated anew in float64.
 
-    A split that ended before its sum was positive definite is drawn to the edgeless one
-    as little as makes it so.
+    Of the cheapest splits of the precisions, the one with the smallest common part is
+    taken. One that ended before its sum was positive definite is drawn to the edgeless
+    one as little as makes it so.
     """
     common, specific = state.common, state.specific
+    if not problem.penalty.group:
+        common, specific = split_exactly(common + specific, problem.penalty)
     value, gap = problem.certificate(common, specific, state.dual)
+    ends = edgeless(problem)
     for share in (0.001, 0.01, 0.1, 0.3, 1.0) if value == math.inf else ():
-        edgeless_common, edgeless_specific = start(problem)
-        common = torch.lerp(state.common, edgeless_common, share)
-        specific = torch.lerp(state.specific, edgeless_specific, share)
+        common = torch.lerp(state.common, ends[0], share)
+        specific = torch.lerp(state.specific, ends[1], share)
         value, gap = problem.certificate(common, specific, state.dual)
         if value < math.inf:
             break
@@ -70,13 +74,15 @@ def solve_block(
     target : float, default=1e-6
         Duality gap in nats.
     max_iter : int, default=1000
-        Iterations of both methods together.
+        Iterations of both methods together, without Newton's last few after ADMM.
     init : tuple of common, specific and dual or None, default=None
-        Where to start.
+        Where to start, if that is better than no edges.
     on_iteration : callable, default=None
         Told the gap after each iteration; true ends the solver.
     """
-    begin = init if init is not None else (*start(problem), None)
+    begin = (*start(problem), None)
+    if init is not None and problem.value(*init[:2]) < problem.value(*begin[:2]):
+        begin = init
     done = 0
 
     def tell(state: AdmmState | NewtonState, run: Run) -> bool:
@@ -84,7 +90,7 @@ def solve_block(
 
     if solver == "newton" or (solver == "auto" and not problem.penalty.group):
         newton = Newton(problem, target)
-        state = newton.init(*begin[:2]) or newton.init(*start(problem))
+        state = newton.init(*begin[:2]) or newton.init(*edgeless(problem))
         assert state is not None  # the start without edges is positive definite
         state, run = alternate(
             newton.step,

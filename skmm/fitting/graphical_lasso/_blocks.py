@@ -13,7 +13,7 @@ from torch import Tensor
 from skmm.core.precision import Penalty, is_connected
 
 from ._block import solve_block
-from ._problem import Problem
+from ._problem import Problem, rescaled
 
 SCREENING_ROWS = 512  # rows of the screening graph computed at a time
 
@@ -47,7 +47,7 @@ class Penalties:
             off if weights is None else off * weights[rows][:, columns].to(like)
         )
         if self.specific is None:
-            return Penalty(common, None, self.group)
+            return Penalty(common)
         weights = self.specific_weights
         specific = self.specific * (
             off[None]
@@ -173,22 +173,14 @@ def solve(
         penalty = penalties.take(index, index, covariance)
         scale = variance[:, index].mean(0).sqrt()
         outer = scale[:, None] * scale
-        problem = Problem(
-            covariance[here] / outer,
-            class_weight,
-            Penalty(
-                penalty.common / outer,
-                None if penalty.specific is None else penalty.specific / outer,
-                penalty.group,
-            ),
-        )
+        problem = rescaled(Problem(covariance[here], class_weight, penalty), scale)
         size = len(block) * n_classes
         begin = None
         if init is not None:
             begin = (
                 init.common[here[1:]] * outer,
                 torch.zeros_like(problem.covariance)
-                if init.specific is None
+                if init.specific is None or single
                 else init.specific[here] * outer,
                 init.dual[here] / outer,
             )

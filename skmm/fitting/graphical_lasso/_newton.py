@@ -1,7 +1,7 @@
 """Newton's method on the manifold that the subgradient points to.
 
-An iteration costs a few Cholesky factorisations and products with sparse matrices, each
-a small part of an eigendecomposition.
+An iteration costs a few Cholesky factorisations and matrix products, on the CPU with
+sparse matrices where few entries move: each a small part of an eigendecomposition.
 """
 
 import math
@@ -195,6 +195,7 @@ class Newton:
             gradient=problem.gradient(inverse),
             inverse=inverse,
             value=value,
+            stuck=False,
         )
 
     def solve(self, surface: Manifold, state: NewtonState, gradient: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Warm-started solutions along a path of penalties, scored as they come."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,13 +54,25 @@ class Task:
         )
         return self.score(self.last)
 
-    def largest(self, strengths: Strengths) -> float:
-        """The smallest alpha without edges, at these other strengths."""
+    def largest(self, strengths: Strengths) -> tuple[float, float]:
+        """The smallest alpha without edges at these other strengths.
+
+        Also that with all weights one: where a few pairs weigh little, the first of
+        their edges says nothing of the others.
+        """
         p = self.covariance.shape[-1]
         index = torch.arange(p, device=self.covariance.device)
-        unit = Strengths(1.0, strengths.common_ratio, strengths.steepness)
-        penalty = self.penalties(unit).take(index, index, self.covariance)
-        return smallest_edgeless(self.covariance, self.class_weight, penalty)
+        weighted = self.penalties(replace(strengths, alpha=1.0))
+        plain = replace(weighted, common_weights=None, specific_weights=None)
+        first, second = (
+            smallest_edgeless(
+                self.covariance,
+                self.class_weight,
+                penalties.take(index, index, self.covariance),
+            )
+            for penalties in (weighted, plain)
+        )
+        return first, second
 
 
 @dataclass
@@ -94,29 +106,30 @@ class Search:
         return self.candidates[max(range(len(means)), key=means.__getitem__)]
 
     def along_alpha(
-        self, common_ratio: float, steepness: float, n_alphas: int, span: float
+        self, start: Strengths, n_alphas: int, span: float, *, patience: int | None
     ) -> None:
-        """From the edgeless penalty down, until the score has clearly passed its best.
+        """From the edgeless penalty down, then twice beside the best.
 
-        A geometric grid from the largest over the tasks down to `span` times it; three
-        scores in a row below the best end the path. Then the two intervals around the
-        best are halved, once.
+        A geometric grid from the largest over the tasks down to `span` times that of
+        equal weights; `patience` scores in a row below the best end it. Then the two
+        intervals around the best are halved, once.
         """
-        start = Strengths(1, common_ratio, steepness)
-        top = max(task.largest(start) for task in self.tasks)
-        top = top if top > 0 else 1.0
-        ratio = span ** (1 / max(n_alphas - 1, 1))
+        tops = [task.largest(start) for task in self.tasks]
+        top = max(first for first, _ in tops) or 1.0
+        bottom = span * min(top, max(second for _, second in tops) or 1.0)
+        ratio = (bottom / top) ** (1 / max(n_alphas - 1, 1))
         for task in self.tasks:
             task.last = None
         scores: list[float] = []
         alphas: list[float] = []
         for k in range(n_alphas):
             alphas.append(top * ratio**k)
-            scores.append(self.mean(Strengths(alphas[-1], common_ratio, steepness)))
-            if k >= 3 and max(scores[-3:]) < max(scores[:-3]):
+            scores.append(self.mean(replace(start, alpha=alphas[-1])))
+            if patience is None or k < patience:
+                continue
+            if max(scores[-patience:]) < max(scores[:-patience]):
                 break
         best = max(range(len(scores)), key=scores.__getitem__)
         for shift in (-0.5, 0.5):
             if best > 0 or shift > 0:
-                alpha = alphas[best] * ratio**shift
-                self.mean(Strengths(alpha, common_ratio, steepness))
+                self.mean(replace(start, alpha=alphas[best] * ratio**shift))

@@ -12,7 +12,10 @@ from skmm.core.precision import (
     inverse_of,
     objective,
     smooth_value,
+    split_exactly,
 )
+
+RIDGE_BELOW = 1e-6  # penalty on correlations, by trial
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Problem:
         """The likelihood part."""
         return smooth_value(cholesky, precision, self.covariance, self.class_weight)
 
+    def value(self, common: Tensor, specific: Tensor) -> float:
+        """The objective at a split."""
+        return objective(
+            common, specific, self.covariance, self.class_weight, self.penalty
+        )
+
     def certificate(
         self, common: Tensor, specific: Tensor, dual: Tensor
     ) -> tuple[float, float]:
@@ -55,11 +64,34 @@ def inner(x: Tensor, y: Tensor) -> float:
     return float(torch.dot(x.reshape(-1), y.reshape(-1)))
 
 
-def start(problem: Problem) -> tuple[Tensor, Tensor]:
+def edgeless(problem: Problem) -> tuple[Tensor, Tensor]:
     """The solution without edges."""
     diagonal = 1 / problem.covariance.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(0)
     return torch.diag(mean), torch.diag_embed(diagonal - mean)
+
+
+def ridge(problem: Problem) -> float:
+    """What the penalty amounts to on the diagonal of a class's covariance."""
+    weight = problem.class_weight.sum()
+    out = problem.penalty.common.mean() / weight
+    if problem.penalty.specific is not None:
+        specific = problem.penalty.specific.mean() * len(problem.class_weight)
+        out = torch.minimum(out, specific / weight)
+    return float(out)
+
+
+def start(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Where to begin: without edges, or with next to no penalty at ridge estimates."""
+    begin, size = edgeless(problem), ridge(problem)
+    if size > RIDGE_BELOW:
+        return begin
+    eye = torch.eye(problem.covariance.shape[-1]).to(problem.covariance)
+    cholesky = factor(problem.covariance + size * eye)
+    if cholesky is None:
+        return begin
+    dense = split_exactly(inverse_of(cholesky), problem.penalty)
+    return dense if problem.value(*dense) < problem.value(*begin) else begin
 
 
 def rescaled(problem: Problem, units: Tensor) -> Problem:
@@ -83,11 +115,9 @@ def balanced_units(problem: Problem) -> Tensor:
     collinear data and costs none elsewhere.
     """
     correlation = problem.covariance.mean(0)
-    ridge = (problem.penalty.common / problem.class_weight.sum()).mean().clamp(1e-3, 1)
-    cholesky = factor(
-        (correlation + ridge * torch.eye(len(correlation)).to(ridge))[None]
-    )
+    size = (problem.penalty.common / problem.class_weight.sum()).mean().clamp(1e-3, 1)
+    cholesky = factor((correlation + size * torch.eye(len(correlation)).to(size))[None])
     if cholesky is None:  # not quite positive semi-definite
         return torch.ones_like(correlation[0])
-    diagonal = inverse_of(cholesky[0]).diagonal() * (1 + ridge)
+    diagonal = inverse_of(cholesky[0]).diagonal() * (1 + size)
     return diagonal.clamp_min(1) ** -0.25
