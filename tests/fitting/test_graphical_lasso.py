@@ -13,8 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
-from skmm.core.precision import smallest_edgeless
+from skmm.core.precision import Penalty, smallest_edgeless
+from skmm.core.precision_manifold import manifold
 from skmm.fitting.graphical_lasso import Penalties, screen, solve
+from skmm.fitting.graphical_lasso._newton import Newton
+from skmm.fitting.graphical_lasso._problem import Problem, edgeless
 
 SOLVERS = ["auto", "newton", "admm"]
 TOL = 1e-8  # nats a node and class; rounding of the objective is below 1e-11 of it
@@ -463,3 +466,17 @@ def test_gap_of_each_iteration_is_told():
         assert len(gaps) == solution.n_iter
     assert gaps[-1] <= TOL
     assert gaps[0] > TOL
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 0.0])
+def test_newton_survives_a_gradient_next_to_zero(scale):
+    """In single precision its square is zero."""
+    S = torch.as_tensor(covariances(np.random.default_rng(0), 1, 6, 40))
+    problem = Problem(S, torch.ones(1, dtype=torch.float64), Penalty(0 * S[0]))
+    newton = Newton(problem, 1e-8)
+    state = newton.init(*edgeless(problem))
+    surface = manifold(state.common + S[0], state.specific, problem.penalty)
+    gradient = scale * torch.ones_like(surface.count)
+    direction = newton.solve(surface, state, gradient)
+    assert torch.isfinite(direction).all()
+    assert float(direction.norm()) <= 100 * scale

@@ -214,17 +214,18 @@ class Newton:
         def precondition(x: Tensor) -> Tensor:
             return multiply(x / scale, precision).div_(scale)
 
-        residual = -gradient.to(scale)
+        # Of length one: close to the solution its square would be zero.
+        size = float(gradient.norm())
+        residual = (gradient / -max(size, torch.finfo(gradient.dtype).tiny)).to(scale)
         x = torch.zeros_like(residual)
-        target = float(residual.norm())
-        target *= min(self.forcing, math.sqrt(target))
+        target = min(self.forcing, math.sqrt(size))
         preconditioned = precondition(residual)
         conjugate = preconditioned.clone()
         product = inner(residual, preconditioned)
         for _ in range(self.max_cg):
             image = hessian(conjugate)
             bend = inner(conjugate, image)
-            if not bend > 0:
+            if not (bend > 0 and product > 0):
                 break
             length = product / bend
             x.add_(conjugate, alpha=length)
@@ -235,7 +236,7 @@ class Newton:
             new = inner(residual, preconditioned)
             conjugate.mul_(new / product).add_(preconditioned)
             product = new
-        return x.to(gradient)
+        return x.to(gradient) * size
 
     def residual(self, state: NewtonState) -> float:
         """The gap; once it seems small enough, in float64."""
