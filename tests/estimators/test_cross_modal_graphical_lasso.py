@@ -670,8 +670,10 @@ def test_a_column_that_is_never_seen_changes_nothing_else(column, npn):
     X, y = sample()
     X[:, column] = np.nan
     rest = np.delete(np.arange(6), column)
-    whole = CrossModalGraphicalLasso(None, npn=npn, tol=1e-8).fit(X, y)
-    part = CrossModalGraphicalLasso(None, npn=npn, tol=1e-8).fit(X[:, rest], y)
+    whole = CrossModalGraphicalLasso(None, alpha=0.05, npn=npn, tol=1e-8).fit(X, y)
+    part = CrossModalGraphicalLasso(None, alpha=0.05, npn=npn, tol=1e-8).fit(
+        X[:, rest], y
+    )
     np.testing.assert_allclose(whole.transform(X)[:, rest], part.transform(X[:, rest]))
     # The root of the gap.
     np.testing.assert_allclose(
@@ -741,9 +743,22 @@ def test_one_light_edge_does_not_set_the_path():
 def test_weights_that_do_not_count_rows():
     X, y = sample()
     weight = np.full(len(X), 1 / len(X))
-    CrossModalGraphicalLasso(None).fit(X, y, weight)
-    with pytest.raises(ValueError, match=r"sample_weight: npn='shrinkage'.*Multiply"):
-        CrossModalGraphicalLasso(None, npn="shrinkage").fit(X, y, weight)
+    one = CrossModalGraphicalLasso(None, alpha=0.1).fit(X, y, weight)
+    two = CrossModalGraphicalLasso(None, alpha=0.1).fit(X, y)
+    np.testing.assert_allclose(one.precision_, two.precision_, atol=1e-9)
+    for params in ({}, {"npn": "shrinkage", "alpha": 0.1}):
+        with pytest.raises(ValueError, match=r"sample_weight: npn and .*Multiply"):
+            CrossModalGraphicalLasso(None, **params).fit(X, y, weight)
+
+
+def test_the_default_penalty_follows_rows_and_nodes():
+    X, y = sample()
+    found = CrossModalGraphicalLasso(GROUPS).fit(X, y)
+    assert found.alpha_ == 0.5 * np.sqrt(np.log(6) / len(X))
+    weighted = CrossModalGraphicalLasso(GROUPS).fit(X, y, np.full(len(X), 4))
+    assert weighted.alpha_ == pytest.approx(found.alpha_ / 2)
+    part = CrossModalGraphicalLasso({"a": [0, 1], "drop": [2, 3, 4, 5]}).fit(X, y)
+    assert part.alpha_ == 0.5 * np.sqrt(np.log(2) / len(X))
 
 
 @pytest.mark.parametrize("likelihood_weights", ["equal", "size"])
