@@ -215,8 +215,8 @@ class CrossModalGraphicalLasso(
         How what is "auto" is selected: by the log-likelihood of held-out rows, or by
         the extended BIC [4]_, which is faster and sparser.
     cv : int, cross-validation generator or iterable, default=5
-        Splits for ``selection="cv"``, of the rows with positive weight; an int means
-        shuffled (stratified) folds, at most as many as the smallest class has rows.
+        Splits for ``selection="cv"``; an int means shuffled (stratified) folds of the
+        rows with positive weight, at most as many as the smallest class has of these.
     n_alphas : int, default=20
         Most values of `alpha` on a path, which goes from the first edge down to a
         millionth of that, or to a fiftieth for ``selection="ebic"``. With "cv" it ends
@@ -725,7 +725,6 @@ class CrossModalGraphicalLasso(
                 "does not have. Use selection='ebic'."
             )
         tasks = []
-        rows = rows.take(np.flatnonzero(rows.weight > 0))
         for training, test in self._splits(rows):
             part, held_out = rows.take(training), rows.take(test)
             of_class = np.bincount(part.codes, part.weight, len(moments.location))
@@ -733,6 +732,11 @@ class CrossModalGraphicalLasso(
                 raise ValueError(
                     "cv: a fold's training rows lack a class. Use fewer folds, or "
                     "selection='ebic'."
+                )
+            if not len(held_out.X):
+                raise ValueError(
+                    "cv: a fold holds out no row of positive weight. Use other folds, "
+                    "or selection='ebic'."
                 )
             marginals, learnt = self._learn(part, device)
             z, observed = _as_tensors(marginals.transform(held_out.X), device)
@@ -751,10 +755,13 @@ class CrossModalGraphicalLasso(
         return tasks
 
     def _splits(self, rows: _Rows):
-        cv = self.cv
+        """Training and test rows of each fold, those of positive weight."""
+        cv, counted = self.cv, rows.weight > 0
+        some = np.arange(len(counted))
         if isinstance(cv, Integral) or cv is None:
+            some = np.flatnonzero(counted)
             n_splits = 5 if cv is None else int(cv)
-            smallest = np.bincount(rows.codes).min()
+            smallest = np.bincount(rows.codes[some]).min()
             kind = KFold if self._n_classes == 1 else StratifiedKFold
             if smallest < 2:
                 raise ValueError(
@@ -763,9 +770,9 @@ class CrossModalGraphicalLasso(
                 )
             n_splits = min(n_splits, int(smallest))
             cv = kind(n_splits, shuffle=True, random_state=self.random_state)
-        return check_cv(cv, rows.codes, classifier=self._n_classes > 1).split(
-            rows.X, rows.codes
-        )
+        cv = check_cv(cv, rows.codes, classifier=self._n_classes > 1)
+        for fold in cv.split(rows.X[some], rows.codes[some]):
+            yield tuple(some[part][counted[some[part]]] for part in fold)
 
     def _ebic(self, solution: Solution, moments: ClassMoments) -> float:
         smooth = _smooth_by_class(solution.precision, moments.covariance)

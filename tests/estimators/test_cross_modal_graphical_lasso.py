@@ -716,6 +716,9 @@ def test_folds_without_a_class_or_of_no_weight():
         found.cv_results_["mean_test_score"],
         clone(found).fit(X[some], y[some]).cv_results_["mean_test_score"],
     )
+    nothing = [(np.arange(30), np.arange(30, 60))]
+    with pytest.raises(ValueError, match="cv: a fold holds out no row of positive"):
+        clone(found).set_params(cv=nothing).fit(X, y, weight)
 
 
 @pytest.mark.parametrize("seed", range(4))
