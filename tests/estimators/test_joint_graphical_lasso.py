@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.covariance import graphical_lasso
 from sklearn.exceptions import ConvergenceWarning
 
@@ -453,7 +452,7 @@ def test_result_is_frozen():
         result.common = None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("n_classes", [1, 3])
 def test_cuda_agrees_with_the_cpu(solver, n_classes):

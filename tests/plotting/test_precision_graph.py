@@ -250,7 +250,8 @@ def test_without_a_common_part_each_class_is_drawn_whole():
     display = PrecisionGraphDisplay(common + specific, class_names=["a", "b"]).plot()
     counts = [n_edges(theta) for theta in common + specific]
     titles = [axis.get_title() for axis in display.axes_]
-    assert titles == [f"class '{c}' ({n} edges)" for c, n in zip("ab", counts)]  # noqa: B905
+    expected = zip("ab", counts, strict=True)
+    assert titles == [f"class '{c}' ({n} edges)" for c, n in expected]
 
 
 def test_threshold_hides_and_says_so():
