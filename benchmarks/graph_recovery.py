@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     print(f"{date.today()}  python {sys.version.split()[0]}", end="  ")
     print(f"torch {version('torch')}  scikit-learn {version('scikit-learn')}")
-    print(f"command: graph_recovery.py {' '.join(arguments or sys.argv[1:])}")
+    print(f"command: graph_recovery.py {' '.join(arguments or sys.argv[1:])}".rstrip())
     print(
         f"{'rows a class':>12}  {'method':<22}"
         f"{'common F1':>16}{'specific F1':>16}{'s':>7}"

@@ -65,7 +65,8 @@ def main() -> None:
     shown = [
         f"{n} {sys.version.split()[0] if n == 'python' else version(n)}" for n in names
     ]
-    print(date.today(), " ".join(shown))
+    print(f"{date.today()}  {'  '.join(shown)}")
+    print(f"command: held_out_likelihood.py {' '.join(sys.argv[1:])}".rstrip())
     X = load_mfeat(views=["fou", "zer"]).data
     for n_rows in settings.rows:
         results = {name: [] for name in settings.peers}
