@@ -35,6 +35,16 @@ def unit_length(features: Tensor) -> Tensor:
     return features / features.norm(dim=-1, keepdim=True).clamp_min(TINY)
 
 
+def cosines(prototypes: Tensor, patches: Tensor) -> Tensor:
+    """Of every prototype (K, d) with every patch (..., N, d): (..., K, N)."""
+    return unit_length(prototypes) @ unit_length(patches).transpose(-1, -2)
+
+
+def softness(prototypes: Tensor, temperature: float) -> float:
+    r"""What cosines are divided by, :math:`\tau \sqrt d`."""
+    return temperature * math.sqrt(prototypes.shape[-1])
+
+
 def attention(
     prototypes: Tensor,
     patches: Tensor,
@@ -59,9 +69,7 @@ def attention(
     Tensor of shape (..., K, N)
         Non-negative, each row with sum one, or zero in an image without patches.
     """
-    d = prototypes.shape[-1]
-    cosines = unit_length(prototypes) @ unit_length(patches).transpose(-1, -2)
-    logits = cosines / (temperature * math.sqrt(d))
+    logits = cosines(prototypes, patches) / softness(prototypes, temperature)
     if present is None:
         return logits.softmax(-1)
     there = present.unsqueeze(-2)
@@ -81,9 +89,8 @@ def likeness(
     does. Unlike a footprint, it is small everywhere in an image without the node, so
     that nodes compare within a patch. Zero for absent patches.
     """
-    d = prototypes.shape[-1]
-    cosines = unit_length(prototypes) @ unit_length(patches).transpose(-1, -2)
-    alike = torch.exp((cosines - 1) / (temperature * math.sqrt(d)))
+    below_one = cosines(prototypes, patches) - 1
+    alike = torch.exp(below_one / softness(prototypes, temperature))
     return alike if present is None else torch.where(present.unsqueeze(-2), alike, 0)
 
 

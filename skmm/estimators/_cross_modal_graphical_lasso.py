@@ -872,10 +872,13 @@ class CrossModalGraphicalLasso(
             .numpy()
         )
 
-    def _log_joint(self, X) -> np.ndarray:
-        _, scores = self._scores(X)
+    def _joint_of(self, scores: np.ndarray) -> np.ndarray:
+        """Log-densities of rows and classes together, (n, C)."""
         with np.errstate(divide="ignore"):  # a prior may be zero
             return self._log_density(scores) + np.log(self.priors_)
+
+    def _log_joint(self, X) -> np.ndarray:
+        return self._joint_of(self._scores(X)[1])
 
     @available_if(_has_classes)
     def decision_function(self, X):
@@ -999,9 +1002,7 @@ class CrossModalGraphicalLasso(
         covariance = torch.as_tensor(self._covariance, device=device)
         posterior = np.ones((len(scores), 1))
         if hasattr(self, "priors_"):
-            with np.errstate(divide="ignore"):
-                joint = self._log_density(scores) + np.log(self.priors_)
-            posterior = softmax(joint, axis=1)
+            posterior = softmax(self._joint_of(scores), axis=1)
         share = torch.as_tensor(posterior, device=device)
         out = z.clone()
         for pattern, rows in patterns(observed):

@@ -41,15 +41,24 @@ def certified(
     if not problem.penalty.group:
         common, specific = split_exactly(common + specific, problem.penalty)
     value, gap = problem.certificate(common, specific, state.dual)
-    ends = edgeless(problem)
-    for share in (0.001, 0.01, 0.1, 0.3, 1.0) if value == math.inf else ():
-        common = torch.lerp(state.common, ends[0], share)
-        specific = torch.lerp(state.specific, ends[1], share)
+    if value == math.inf:
+        common, specific = drawn_to_edgeless(problem, state)
         value, gap = problem.certificate(common, specific, state.dual)
-        if value < math.inf:
-            break
     parts = common, specific, state.dual
     return BlockSolution(*parts, value, gap, n_iter, gap <= target)
+
+
+def drawn_to_edgeless(
+    problem: Problem, state: AdmmState | NewtonState
+) -> tuple[Tensor, Tensor]:
+    """A split on the way to the edgeless one whose sum is positive definite."""
+    ends = edgeless(problem)
+    for share in (0.001, 0.01, 0.1, 0.3):
+        common = torch.lerp(state.common, ends[0], share)
+        specific = torch.lerp(state.specific, ends[1], share)
+        if problem.value(common, specific) < math.inf:
+            return common, specific
+    return ends
 
 
 def solve_block(
