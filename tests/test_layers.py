@@ -15,12 +15,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Which other layers a layer may import. A layer is a folder or a module directly under
 # skmm/; modules with a leading underscore (the version, shared helpers) are in none.
 MAY_IMPORT = {
-    "estimators": {"fitting", "core", "modalities", "scaling", "marginals"},
-    "fitting": {"core", "modalities", "scaling"},
+    "estimators": {"fitting", "core", "modalities", "scaling", "marginals", "projection"},
+    "fitting": {"core", "modalities", "scaling", "projection"},
     "core": set(),
     "modalities": {"scaling"},
     "scaling": {"modalities"},
     "marginals": set(),
+    "projection": {"modalities", "scaling"},
     "datasets": {"modalities"},
     "metrics": set(),
     "plotting": set(),
@@ -31,6 +32,7 @@ THIRD_PARTY_FORBIDDEN = {
     "modalities": {"torch", "skorch"},
     "scaling": {"torch", "skorch"},
     "marginals": {"torch", "skorch"},
+    "projection": {"torch", "skorch"},
 }
 OPTIONAL = {"matplotlib", "pandas", "polars", "transformers", "PIL"}
 

@@ -94,3 +94,15 @@ def check_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
         dtype=np.float64,
         ensure_non_negative=True,
     )
+
+
+def prefixed(names: np.ndarray, modalities: np.ndarray) -> list[str]:
+    """Names of columns with their modality in front, unless all have it already."""
+    pairs = list(zip(modalities, names, strict=True))
+    out = [
+        name if name.startswith(f"{modality}__") else f"{modality}__{name}"
+        for modality, name in pairs
+    ]
+    if len(set(out)) < len(out):  # "x" and "image__x", both of image
+        out = [f"{modality}__{name}" for modality, name in pairs]
+    return out

@@ -42,6 +42,7 @@ from skmm.estimators._base import (
     all_or_nothing,
     check_weight,
     fit_layout,
+    prefixed,
 )
 from skmm.estimators._joint_graphical_lasso import warn_not_converged
 from skmm.fitting.class_moments import ClassMoments, class_moments
@@ -1093,14 +1094,7 @@ class CrossModalGraphicalLasso(
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)[self._columns]
-        pairs = list(zip(self.node_modalities_, names, strict=True))
-        out = [
-            name if name.startswith(f"{modality}__") else f"{modality}__{name}"
-            for modality, name in pairs
-        ]
-        if len(set(out)) < len(out):  # "x" and "image__x", both of image
-            out = [f"{modality}__{name}" for modality, name in pairs]
-        return np.array(out, dtype=object)
+        return np.array(prefixed(names, self.node_modalities_), dtype=object)
 
 
 class _Weigher:

@@ -21,7 +21,7 @@ bool (M, B); ``complete``: whether no modality is missing; ``weight``: (B,) or N
 ``rows``: the row numbers."""
 
 
-def _is_memmap(X: np.ndarray) -> bool:
+def is_memmap(X: np.ndarray) -> bool:
     """Whether an array, or what it is a view of, lies on disk."""
     base: Any = X
     while base is not None:
@@ -46,7 +46,7 @@ def should_stream(X: np.ndarray, device: torch.device) -> bool:
 
     True for a memmap, and where a copy of X would take over half of the free memory.
     """
-    return _is_memmap(X) or 2 * X.nbytes > _free_bytes(device)
+    return is_memmap(X) or 2 * X.nbytes > _free_bytes(device)
 
 
 def _safe_weight(weight: np.ndarray, dtype: np.dtype) -> np.ndarray:

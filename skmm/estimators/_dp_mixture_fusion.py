@@ -1,0 +1,1272 @@
+"""DPMixtureFusion: Dirichlet-process mixtures that fuse modalities."""
+
+# License: BSD-3-Clause
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import TransformerMixin, _fit_context
+from sklearn.callback import with_callbacks
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import ClassifierTags, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+)
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from torch import Tensor
+
+from skmm._device import resolve_device
+from skmm.core.mixture import (
+    COUPLINGS,
+    Expectation,
+    Mixture,
+    Priors,
+    Rows,
+    Totals,
+    atoms_shape,
+    of_block,
+    sorted_by_size,
+)
+from skmm.core.normal_wishart import NormalWishart, NotPositiveDefinite, cholesky
+from skmm.estimators._base import (
+    all_or_nothing,
+    check_weight,
+    fit_layout,
+    prefixed,
+    to_arrays,
+    to_tensors,
+)
+from skmm.estimators._dp_mixture_neural import NEURAL_CONSTRAINTS, NeuralMixture
+from skmm.estimators._gradient import GradientEstimator
+from skmm.fitting.alternating import Run
+from skmm.fitting.data import is_memmap
+from skmm.fitting.mixture import (
+    MOVES,
+    Batches,
+    Rule,
+    Settings,
+    Source,
+    Start,
+    State,
+    batch_totals,
+    chunk_size,
+    exact_bound,
+    fit_laps,
+    fit_stochastic,
+    start,
+    stochastic_step,
+)
+from skmm.modalities import (
+    check_observed,
+    observed_modalities,
+    row_chunks,
+    validate_input,
+)
+from skmm.projection import BlockProjection
+
+__all__ = ["DPMixtureFusion"]
+
+STARTS = ("kmeans", "k-means++", "random")
+CLOSED_FORMS = ("cavi", "svi", "memoized")
+# A memoized fit keeps the sums of every batch: so many at most, whatever the rows.
+MOST_BATCHES = 256
+# Fitted attributes that only some settings have.
+OF_OTHER_FITS = ("labels_", "head_", "class_concentration_", "_partial")
+# Rows above which a component counts as active.
+ACTIVE = 1.0
+
+
+def _has_head(estimator: Any) -> bool:
+    """Whether there are classes; false says why."""
+    if estimator.head is None:
+        raise AttributeError(
+            "head: None makes a clusterer, without classes. Use head='mixture' or "
+            "'logistic'."
+        )
+    return True
+
+
+def _closed_form(estimator: Any) -> bool:
+    """Whether the mixture is over the data themselves; false says why."""
+    if estimator.method == "neural":
+        raise AttributeError(
+            "method: 'neural' has a mixture over embeddings, from which there is no "
+            "way back to the data. Use another method."
+        )
+    return True
+
+
+def _goes_on(estimator: Any) -> bool:
+    """Whether a fit can go on with new rows; false says why."""
+    if estimator.method not in ("svi", "memoized") or estimator.head == "logistic":
+        raise AttributeError(
+            "partial_fit: expected method='svi' or 'memoized', and a head other than "
+            f"'logistic', got method={estimator.method!r}, head={estimator.head!r}."
+        )
+    return True
+
+
+class DPMixtureFusion(TransformerMixin, NeuralMixture):
+    """Doc."""
+
+    _parameter_constraints: dict = {
+        **GradientEstimator._gradient_constraints,
+        **NEURAL_CONSTRAINTS,
+        "coupling": [StrOptions(set(COUPLINGS))],
+        "covariance_type": [StrOptions({"full", "diag"})],
+        "projection": [Interval(Integral, 1, None, closed="left"), None],
+        "weight_concentration_prior": [Interval(Real, 0, None, closed="neither"), None],
+        "mean_precision_prior": [Interval(Real, 0, None, closed="neither")],
+        "mean_prior": ["array-like", None],
+        "degrees_of_freedom_prior": [Interval(Real, 0, None, closed="neither"), None],
+        "covariance_prior": ["array-like", StrOptions({"empirical"}), None],
+        "covariance_floor": [Interval(Real, 0, 1, closed="right")],
+        "coarsening": [Interval(Real, 0, None, closed="neither"), None],
+        "reg_covar": [Interval(Real, 0, None, closed="left")],
+        "stick_order": [StrOptions({"size", "index"})],
+        "method": [StrOptions({*CLOSED_FORMS, "neural"})],
+        "moves": [tuple, list, None],
+        "init_params": [StrOptions(set(STARTS)), "array-like"],
+        "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "learning_offset": [Interval(Real, 0, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1, closed="both")],
+        "total_samples": [Interval(Integral, 1, None, closed="left"), None],
+        "head": [StrOptions({"mixture", "logistic"}), None],
+        "label_concentration_prior": [Interval(Real, 0, None, closed="neither")],
+        "unlabeled": "no_validation",
+        "representation": [StrOptions({"filled", "responsibilities", "both"})],
+        "amplify": [Interval(Real, 0, 1, closed="both")],
+        "fill": [StrOptions({"mean", "sample"})],
+        "keep_missing": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        modalities="auto",
+        *,
+        n_components=30,
+        coupling="shared",
+        covariance_type="full",
+        projection=20,
+        weight_concentration_prior=1.0,
+        mean_precision_prior=0.01,
+        mean_prior=None,
+        degrees_of_freedom_prior=None,
+        covariance_prior="empirical",
+        covariance_floor=0.01,
+        coarsening=1000.0,
+        reg_covar=1e-06,
+        stick_order="size",
+        method="cavi",
+        moves=("merge", "delete"),
+        init_params="kmeans",
+        n_init="auto",
+        max_iter=300,
+        tol=0.0001,
+        learning_offset=1.0,
+        learning_decay=0.7,
+        total_samples=None,
+        batch_size=256,
+        head=None,
+        label_concentration_prior=1.0,
+        unlabeled=None,
+        representation="filled",
+        amplify=0.0,
+        fill="mean",
+        keep_missing=False,
+        fusion="concat",
+        encoder="auto",
+        embed_dim=32,
+        hidden=(128,),
+        activation="relu",
+        dropout=0.0,
+        lambda_dp=0.001,
+        temperature=0.0001,
+        stick_update="svi",
+        lr=0.01,
+        lr_schedule="cosine",
+        max_epochs=100,
+        weight_decay=4.0,
+        clip_norm=5.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        checkpoint_dir=None,
+        net_params=None,
+        precision=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.modalities = modalities
+        self.n_components = n_components
+        self.coupling = coupling
+        self.covariance_type = covariance_type
+        self.projection = projection
+        self.weight_concentration_prior = weight_concentration_prior
+        self.mean_precision_prior = mean_precision_prior
+        self.mean_prior = mean_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.covariance_prior = covariance_prior
+        self.covariance_floor = covariance_floor
+        self.coarsening = coarsening
+        self.reg_covar = reg_covar
+        self.stick_order = stick_order
+        self.method = method
+        self.moves = moves
+        self.init_params = init_params
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.learning_offset = learning_offset
+        self.learning_decay = learning_decay
+        self.total_samples = total_samples
+        self.batch_size = batch_size
+        self.head = head
+        self.label_concentration_prior = label_concentration_prior
+        self.unlabeled = unlabeled
+        self.representation = representation
+        self.amplify = amplify
+        self.fill = fill
+        self.keep_missing = keep_missing
+        self.fusion = fusion
+        self.encoder = encoder
+        self.embed_dim = embed_dim
+        self.hidden = hidden
+        self.activation = activation
+        self.dropout = dropout
+        self.lambda_dp = lambda_dp
+        self.temperature = temperature
+        self.stick_update = stick_update
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.max_epochs = max_epochs
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
+        self.net_params = net_params
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        """Say whether this is a clusterer or a classifier, and that NaN is allowed."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        if self.head is None:
+            tags.estimator_type = "clusterer"
+        else:
+            tags.estimator_type = "classifier"
+            tags.classifier_tags = ClassifierTags()
+            tags.target_tags.required = True
+        return tags
+
+    # ------------------------------------------------------------ fitting
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the mixture.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            All modalities side by side, with NaN where a cell or a modality is missing.
+            A float memory map is read in batches and never copied.
+        y : array-like of shape (n_samples,), default=None
+            Class labels; needed with a head, ignored without.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative row weights, the same as repeating rows.
+
+        Returns
+        -------
+        self : DPMixtureFusion
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X has infinities, a modality is never observed, or a prior does not fit.
+        """
+        told = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
+        neural = self.method == "neural"
+        n_tasks = self.max_epochs if neural else None
+        context = self._init_callback_context(max_subtasks=n_tasks)
+        context.call_on_fit_task_begin(estimator=self, **told)
+        with all_or_nothing(self):
+            if neural:
+                self._fit_neural(X, y, sample_weight, context, told)
+            else:
+                self._fit_closed(X, y, sample_weight, context, told)
+        context.call_on_fit_task_end(
+            estimator=self, **told, reconstruction_attributes=lambda: vars(self)
+        )
+        return self
+
+    @available_if(_goes_on)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, classes=None, sample_weight=None):
+        """Update the mixture by new rows.
+
+        The first call sets the grouping, scaling, projection and data-driven priors,
+        and finds a start, so it should have at least some ten rows a component. With
+        ``method="svi"`` each call is one natural-gradient step, in which the rows stand
+        for `total_samples` rows; with "memoized" their sums are added to those of
+        earlier calls, so a row should be given once.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            New rows.
+        y : array-like of shape (n_samples,), default=None
+            Their labels, with ``head="mixture"``.
+        classes : array-like of shape (n_classes,), default=None
+            All classes; needed at the first call with a head.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative row weights.
+
+        Returns
+        -------
+        self : DPMixtureFusion
+            Fitted estimator.
+        """
+        with all_or_nothing(self):
+            self._partial_fit(X, y, classes, sample_weight)
+        return self
+
+    def _fit_closed(self, original, y, sample_weight, context, told) -> None:
+        X, codes, weight = self._check_rows(original, y, sample_weight)
+        self._check_closed(X)
+        for name in OF_OTHER_FITS:
+            vars(self).pop(name, None)
+        random_state = check_random_state(self.random_state)
+        warm = self.warm_start and hasattr(self, "_mixture")
+        problem = self._problem(X, codes, weight, warm=warm)
+        best = None
+        for i in range(1 if warm else self._n_starts()):
+            progress = _Progress(self, context, told, i)
+            state, run = self._run(problem, random_state, progress, warm=warm)
+            if best is None or state.bound > best[0].bound:
+                best = state, run, progress.bounds
+            if run.stopped:
+                break
+        state, run, bounds = best
+        if not run.converged and not run.stopped:
+            warnings.warn(
+                f"{type(self).__name__} did not converge in {run.n_iter} iterations: "
+                f"the lower bound changed by {state.change:.2g} nats a row in the last "
+                f"one, more than tol={self.tol:g}, or a merger was still to be tried. "
+                "Increase max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+        self.converged_ = run.converged
+        self.n_iter_ = run.n_iter
+        shift = self._log_volume(problem.source)
+        self.lower_bound_ = state.bound - shift
+        self.lower_bounds_ = [value - shift for value in bounds]
+        self.moves_ = dict(state.moves)
+        self._set_fitted(state, problem, problem.source.factor)
+        self._finish(X, codes, weight, problem.source)
+
+    def _run(self, problem, random_state, progress, *, warm) -> tuple[State, Run]:
+        """One fit from one start."""
+        rule = problem.rule
+        if warm:
+            state = State(*self._go_on(problem.source.device, rule.priors))
+        else:
+            try:
+                totals = problem.start.totals(problem.source, rule.priors, random_state)
+                state = start(totals, rule, problem.start.like)
+            except NotPositiveDefinite as error:
+                raise _not_definite(self) from error
+        batches = problem.batches(random_state)
+        loop = fit_stochastic if self.method == "svi" else fit_laps
+        settings = Settings(
+            self.tol,
+            self.max_iter,
+            tuple(self.moves or ()) if self.method != "svi" else (),
+            self.learning_offset,
+            self.learning_decay,
+        )
+        try:
+            state, run = loop(state, rule, batches, settings, random_state, progress)
+            if self.method == "svi":
+                state.bound = exact_bound(state, batches)
+        except NotPositiveDefinite as error:
+            raise _not_definite(self) from error
+        return state, run
+
+    def _partial_fit(self, original, y, classes, sample_weight) -> None:
+        go_on = hasattr(self, "_partial")
+        X, codes, weight = self._check_rows(
+            original, y, sample_weight, go_on=go_on, classes=classes
+        )
+        self._check_closed(X)
+        problem = self._problem(X, codes, weight, warm=go_on, coarsened=False)
+        source, rule = problem.source, problem.rule
+        random_state = check_random_state(self.random_state)
+        batch = Batches(source, 1, problem.chunk, random_state)
+        total = batch.weight + (self._partial["weight"] if go_on else 0.0)
+        stands_for = max(total, self.total_samples or 0.0)
+        zeta = self._zeta(stands_for * problem.observed_share)
+        try:
+            if go_on:
+                state = State(*self._go_on(source.device, rule.priors))
+                state.totals = _totals_of(self._partial, source.device)
+            else:
+                first = problem.start.totals(source, rule.priors, random_state)
+                state = start(first * zeta, rule, problem.start.like)
+            new = batch_totals(Expectation(state.mixture), batch, 0)
+            if self.method == "svi":
+                t = self._partial["step"] if go_on else 0
+                rate = min(1.0, (t + self.learning_offset) ** -self.learning_decay)
+                scale = stands_for * zeta / batch.weight
+                state = stochastic_step(state, rule, new, scale, rate)
+                unit = zeta
+            else:
+                kept = new if state.totals is None else state.totals + new
+                state = stochastic_step(state, rule, kept, zeta, 1.0)
+                state.totals, unit = kept, 1.0
+        except NotPositiveDefinite as error:
+            raise _not_definite(self) from error
+        self.n_iter_ = self.n_iter_ + 1 if go_on else 1
+        totals = self._set_fitted(state, problem, unit)
+        self._partial = to_arrays(vars(totals)) | {
+            "weight": total,
+            "step": self.n_iter_,
+        }
+        self.labels_ = self._assignments(source)
+
+    def _check_rows(self, original, y, sample_weight, *, go_on=False, classes=None):
+        """Validated X, label codes and weights; sets what describes them."""
+        codes = None
+        if self.head is None:
+            X = validate_input(self, original, reset=not go_on)
+        else:
+            X, y = validate_input(self, original, y=y, reset=not go_on)
+            codes = self._encode(y, go_on=go_on, classes=classes)
+        weight = None
+        if sample_weight is not None:
+            weight = np.require(check_weight(sample_weight, X), requirements="CW")
+        self._check_layout(original, X, go_on=go_on)
+        return X, codes, weight
+
+    def _check_layout(self, original, X, *, go_on) -> None:
+        go_on = go_on or (self.warm_start and hasattr(self, "_mixture"))
+        layout = fit_layout(self, original, X, go_on=go_on)
+        self._columns = np.sort(np.concatenate([block.indices for block in layout]))
+        names = np.empty(X.shape[1], dtype=object)
+        for block in layout:
+            names[block.indices] = block.name
+        self._column_modalities = names[self._columns]
+
+    def _encode(self, y, *, go_on, classes) -> np.ndarray:
+        """Codes of the labels, -1 where open; sets `classes_` at a first fit."""
+        y = np.asarray(y)
+        is_open = np.zeros(len(y), dtype=bool)
+        if self.unlabeled is not None:
+            is_open = np.asarray(y == self.unlabeled)
+        if is_open.all():
+            raise ValueError(
+                "y: expected at least one labelled row, got "
+                f"{self.unlabeled!r}, the mark of open rows, in all of them."
+            )
+        check_classification_targets(y[~is_open])
+        if classes is not None or go_on:
+            _check_partial_fit_first_call(self, classes)
+        else:
+            self.classes_ = np.unique(y[~is_open])
+        unknown = np.setdiff1d(y[~is_open], self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y: expected labels among the classes {self.classes_.tolist()}, got "
+                f"{unknown.tolist()}. Give all of them in partial_fit(classes=...) at "
+                "the first call, or fit anew."
+            )
+        codes = np.full(len(y), -1)
+        codes[~is_open] = np.searchsorted(self.classes_, y[~is_open])
+        return codes
+
+    def _check_closed(self, X: np.ndarray) -> None:
+        """Check what `_parameter_constraints` can't say."""
+        unknown = set(self.moves or ()) - set(MOVES)
+        if unknown:
+            raise ValueError(
+                f"moves: expected some of {MOVES}, got {sorted(map(str, unknown))}."
+            )
+        if not isinstance(self.init_params, str):
+            given = np.asarray(self.init_params)
+            _, n_atoms = atoms_shape(
+                self.coupling, len(self._layout), self.n_components
+            )
+            labels = given.ndim == 1 and given.dtype.kind in "iu"
+            right = given.shape == ((len(X),) if labels else (len(X), n_atoms))
+            if labels:
+                right = right and given.min() >= 0 and given.max() < n_atoms
+            else:
+                right = right and (given >= 0).all()
+                right = right and np.allclose(given.sum(1), 1)
+            if not right:
+                raise ValueError(
+                    f"init_params: expected {len(X)} labels below {n_atoms}, or "
+                    f"responsibilities of shape {(len(X), n_atoms)} whose rows sum to "
+                    f"1, got an array of shape {given.shape}."
+                )
+
+    def _n_starts(self) -> int:
+        if self.n_init != "auto":
+            return self.n_init
+        return 5 if self.method == "cavi" and isinstance(self.init_params, str) else 1
+
+    # ------------------------------------------------------------ the problem
+    def _problem(self, X, codes, weight, *, warm, coarsened=True) -> "_Problem":
+        """All that a fit needs; sets what prediction needs of it."""
+        layout, diagonal = self._layout, self.covariance_type == "diag"
+        device = resolve_device(self.device, fitting=True)
+        observed = observed_modalities(X, layout)
+        check_observed(observed, layout, sample_weight=weight)
+        n_observed = observed.sum(0) * 1.0 if weight is None else weight @ observed
+        if not warm:
+            self._dtype = X.dtype.name
+            self._projection = BlockProjection.fit(
+                X, layout, self.projection, weight, diagonal=diagonal
+            )
+        total = float(len(X) if weight is None else weight.sum())
+        factor = self._zeta(n_observed.mean()) if coarsened else 1.0
+        source = Source(
+            X,
+            layout,
+            self._projection,
+            device,
+            weight,
+            factor,
+            codes if self.head == "mixture" else None,
+        )
+        priors, least = self._make_priors(X.shape[1], n_observed, device)
+        sizes = [self._projection.size(m) for m in range(len(layout))]
+        shape = atoms_shape(self.coupling, len(layout), self.n_components)
+        like = Mixture(
+            self.coupling,
+            torch.zeros(shape),
+            torch.zeros(shape),
+            torch.arange(shape[1], device=device).repeat(shape[0], 1),
+            priors.blocks,
+            reference=self._reference(device),
+        )
+        given = None
+        if not isinstance(self.init_params, str):
+            given = np.asarray(self.init_params)
+        n_classes = None if source.labels is None else len(self.classes_)
+        return _Problem(
+            source,
+            Rule(priors, least),
+            Start(
+                self.init_params if given is None else "given",
+                given,
+                self.n_components,
+                like,
+                n_classes,
+            ),
+            chunk_size(sizes, diagonal, self.n_components),
+            self._n_batches(len(X)),
+            float(n_observed.mean() / total),
+        )
+
+    def _n_batches(self, n_rows: int) -> int:
+        if self.method == "cavi":
+            return 1
+        n_batches = max(1, -(-n_rows // self.batch_size))
+        return min(n_batches, MOST_BATCHES) if self.method == "memoized" else n_batches
+
+    def _concentration(self) -> float:
+        given = self.weight_concentration_prior
+        return 1 / self.n_components if given is None else float(given)
+
+    def _zeta(self, n_rows: float) -> float:
+        """The weight of a row, given the mean number of rows of a modality."""
+        if self.coarsening is None:
+            return 1.0
+        return float(self.coarsening / (self.coarsening + n_rows))
+
+    def _make_priors(self, n_features, n_observed, device):
+        """Priors in working coordinates, and least covariances where estimated."""
+        mean_prior = self._given_prior("mean_prior", n_features)
+        covariance_prior = self._given_prior("covariance_prior", n_features)
+        blocks, least = [], []
+        for m, block in enumerate(self._layout):
+            spread = self._projection.spread[m]
+            size, diagonal = len(spread), spread.ndim == 1
+            ridge = np.full(size, self.reg_covar)
+            ridge = ridge if diagonal else np.diag(ridge)
+            dof = self._degrees_of_freedom(size, block.name)
+            mean, scale = self._projection.forward_moments(
+                m,
+                None if mean_prior is None else mean_prior[block.indices],
+                None
+                if covariance_prior is None
+                else covariance_prior[np.ix_(*[block.indices] * covariance_prior.ndim)],
+            )
+            floor = None
+            if scale is not None:
+                scale = scale + ridge
+            elif self.covariance_prior is None:
+                n = n_observed[m]
+                scale = spread * (n / (n - 1) if n > 1 else 1.0) + ridge
+            else:
+                floor = self.covariance_floor * (spread + ridge)
+                scale = dof * (spread + ridge)
+            prior = NormalWishart(
+                _tensor(np.zeros((1, size)) if mean is None else mean[None], device),
+                _tensor([self.mean_precision_prior], device),
+                _tensor(scale[None], device),
+                _tensor([dof], device),
+            )
+            try:
+                cholesky(prior.scale)
+            except NotPositiveDefinite as error:
+                raise ValueError(
+                    f"covariance_prior: that of the modality {block.name!r} is not "
+                    "positive definite. Use a larger reg_covar."
+                ) from error
+            blocks.append(prior)
+            least.append(None if floor is None else _tensor(floor[None], device))
+        priors = Priors(
+            self._concentration(),
+            blocks,
+            float(self.label_concentration_prior),
+            self.stick_order == "size",
+        )
+        return priors, least
+
+    def _given_prior(self, name: str, n_features: int) -> np.ndarray | None:
+        value = getattr(self, name)
+        if value is None or isinstance(value, str):
+            return None
+        value = np.asarray(value, dtype=np.float64)
+        shape = (n_features,)
+        if name == "covariance_prior" and self.covariance_type == "full":
+            shape = (n_features, n_features)
+        if value.shape != shape or not np.isfinite(value).all():
+            raise ValueError(
+                f"{name}: expected finite numbers of shape {shape} for covariance_type="
+                f"{self.covariance_type!r}, got shape {value.shape}."
+            )
+        if value.ndim == 2 and not np.allclose(value, value.T):
+            raise ValueError(f"{name}: expected a symmetric matrix.")
+        return value
+
+    def _degrees_of_freedom(self, size: int, name: str) -> float:
+        dof = self.degrees_of_freedom_prior
+        if dof is None:
+            return 2.0 * size
+        if dof <= size - 1:
+            raise ValueError(
+                f"degrees_of_freedom_prior: expected more than {size - 1} for the "
+                f"modality {name!r} with {size} coordinates, got {dof}."
+            )
+        return float(dof)
+
+    def _reference(self, device) -> list[NormalWishart] | None:
+        if self.coupling != "joint_stick":
+            return None
+        reference = []
+        for spread in self._projection.spread:
+            size = len(spread)
+            ridge = max(self.reg_covar, np.finfo(float).eps)
+            scale = spread + (ridge if spread.ndim == 1 else ridge * np.eye(size))
+            one = _tensor([1.0], device)
+            reference.append(
+                NormalWishart(
+                    _tensor(np.zeros((1, size)), device),
+                    one,
+                    _tensor(scale[None], device),
+                    one,
+                )
+            )
+        return reference
+
+    def _go_on(self, device, priors: Priors) -> tuple[Priors, Mixture]:
+        """Priors and factors of the last fit."""
+        blocks = [NormalWishart(**to_tensors(p)) for p in self._priors]
+        blocks = [
+            NormalWishart(*(t.to(device) for t in vars(p).values())) for p in blocks
+        ]
+        return replace(priors, blocks=blocks), self._fitted_mixture(device)
+
+    def _log_volume(self, source: Source) -> float:
+        """What the bound gains by scaling: X's units are given back their volume."""
+        total = 0.0
+        if all(np.all(s == 1) for s in self._projection.scaler.scale):
+            return total
+        for rows in row_chunks(*source.X.shape):
+            values = _log_scale(source.X[rows], self._layout, self._projection)
+            weight = 1.0 if source.weight is None else source.weight[rows]
+            total += float((values * weight).sum())
+        return total * source.factor
+
+    # ------------------------------------------------------------ what was learnt
+    def _set_fitted(self, state: State, problem: "_Problem", unit: float) -> Totals:
+        """Set fitted attributes; returns sums in the order of the components."""
+        mixture, totals = state.mixture, state.totals
+        if self.stick_order == "size":
+            mixture, totals = sorted_by_size(mixture, totals)
+        self._mixture = _packed(mixture)
+        self._priors = [to_arrays(vars(prior)) for prior in state.priors.blocks]
+        shape = (-1,)
+        if self.coupling != "shared":
+            shape = (len(self._layout), self.n_components)
+        weights = mixture.weights
+        weights = weights / weights.sum(1, keepdim=True)
+        self.weights_ = weights.reshape(shape).cpu().numpy()
+        self.component_counts_ = (totals.counts / unit).reshape(shape).cpu().numpy()
+        self.n_active_components_ = int((self.component_counts_ > ACTIVE).sum())
+        sticks = mixture.a, mixture.b
+        self.weight_concentration_ = tuple(
+            s.reshape(shape).cpu().numpy() for s in sticks
+        )
+        self.mean_precision_ = [q.precision.cpu().numpy() for q in mixture.blocks]
+        self.degrees_of_freedom_ = [q.dof.cpu().numpy() for q in mixture.blocks]
+        projection = self._projection
+        self.axes_ = [None if a is None else a.vectors.T for a in projection.axes]
+        self.means_ = [
+            projection.inverse(m, q.mean.cpu().numpy())
+            for m, q in enumerate(mixture.blocks)
+        ]
+        self.covariances_ = [
+            projection.backward_covariance(m, q.covariance.cpu().numpy())
+            for m, q in enumerate(mixture.blocks)
+        ]
+        self.covariance_prior_ = [
+            projection.backward_covariance(m, prior.scale.cpu().numpy())[0]
+            for m, prior in enumerate(state.priors.blocks)
+        ]
+        if mixture.labels is not None:
+            self.class_concentration_ = mixture.labels.flatten(0, 1).cpu().numpy()
+        return totals
+
+    @property
+    def precisions_cholesky_(self):
+        """Cholesky factors of the inverses of `covariances_`, as in scikit-learn."""
+        check_is_fitted(self)
+        kind = "full" if self.covariances_[0].ndim == 3 else "diag"
+        return [_compute_precision_cholesky(c, kind) for c in self.covariances_]
+
+    def _finish(self, X, codes, weight, source: Source) -> None:
+        """Labels of the training rows, or the logistic head."""
+        if self.head == "logistic":
+            known = codes >= 0
+            if weight is not None:
+                known &= weight > 0
+            self._head_features = self.representation
+            features = self._represent(X[known], self.representation)
+            self.head_ = make_pipeline(
+                StandardScaler(), LogisticRegression(max_iter=1000)
+            )
+            own = None if weight is None else weight[known]
+            self.head_.fit(
+                features,
+                codes[known],
+                standardscaler__sample_weight=own,
+                logisticregression__sample_weight=own,
+            )
+        elif self.head is None and not is_memmap(X):
+            self.labels_ = self._assignments(source)
+
+    # ------------------------------------------------------------ rows
+    def _fitted_mixture(self, device) -> Mixture:
+        return _unpacked(self._mixture, device)
+
+    def _checked(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_input(self, X, reset=False)
+        observed_modalities(X, self._layout)  # infinities are an error
+        return X
+
+    def _source(self, X: np.ndarray) -> Source:
+        device = resolve_device(self.device, fitting=False)
+        return Source(X, self._layout, self._projection, device)
+
+    def _in_chunks(
+        self, source: Source
+    ) -> Iterator[tuple[slice, Rows, Tensor, Tensor, Expectation]]:
+        """Rows with responsibilities (J, n), all atoms, and log-normalisers (n,)."""
+        mixture = self._fitted_mixture(source.device)
+        expectation = Expectation(mixture)
+        sizes = [q.size for q in mixture.blocks]
+        step = chunk_size(sizes, mixture.blocks[0].diagonal, len(mixture.blocks[0].dof))
+        for i in range(0, len(source.X), step):
+            index = slice(i, min(i + step, len(source.X)))
+            rows = replace(source.rows(index), labels=None)
+            resp, log_norm = expectation.responsibilities(rows)
+            yield index, rows, resp, log_norm, expectation
+
+    def _responsibilities(self, X: np.ndarray) -> np.ndarray:
+        """Responsibilities (n, G * J); those of all sticks of a row sum to one."""
+        parts = [
+            _over_atoms(resp, expectation)
+            for _, _, resp, _, expectation in self._in_chunks(self._source(X))
+        ]
+        return np.concatenate(parts)
+
+    def _assignments(self, source: Source) -> np.ndarray:
+        labels = np.empty(len(source.X), dtype=np.int64)
+        for index, _, resp, _, expectation in self._in_chunks(source):
+            labels[index] = _over_atoms(resp, expectation).argmax(1)
+        return labels
+
+    def _represent(self, X: np.ndarray, what: str, random_state=None) -> np.ndarray:
+        parts = []
+        if what != "responsibilities":
+            parts.append(self._filled(X, self.amplify, random_state))
+        if what != "filled":
+            parts.append(self._responsibilities(X))
+        return np.hstack(parts)
+
+    def _filled(self, X: np.ndarray, amplify: float, random_state=None) -> np.ndarray:
+        """The columns of the modalities, with what is missing filled in."""
+        out = np.array(X, dtype=np.float64)
+        for index, rows, resp, _, expectation in self._in_chunks(self._source(X)):
+            for m, block in enumerate(self._layout):
+                values = X[index, block.columns]
+                share = expectation.share(resp, rows, m)
+                filled = self._fill_block(
+                    m, values, rows, share, expectation, random_state
+                )
+                if amplify:
+                    own = of_block(
+                        expectation.mixture.weights,
+                        m,
+                        expectation.mixture.coupling,
+                        len(self._layout),
+                    )
+                    pull = share * own[:, None]
+                    pull = expectation.mixture.blocks[m].mean.mT @ (pull / pull.sum(0))
+                    pull = self._projection.inverse(m, pull.T.cpu().numpy())
+                    filled = (1 - amplify) * filled + amplify * pull
+                out[index, block.columns] = filled
+        return out[:, self._columns]
+
+    def _fill_block(self, m, values, rows, share, expectation, random_state):
+        missing = np.isnan(values)
+        if not missing.any():
+            return values
+        noise = None
+        if random_state is not None:
+            draws = random_state.uniform(size=share.shape[1])
+            cumulated = share.cumsum(0).cpu().numpy()
+            chosen = (cumulated < draws).sum(0).clip(0, len(cumulated) - 1)
+            one_hot = (chosen == np.arange(len(cumulated))[:, None]).astype(float)
+            share = _tensor(one_hot, share.device)
+            noise = _tensor(random_state.standard_normal(rows.z[m].shape), share.device)
+        z = expectation.filled(rows, share, m, noise).T.cpu().numpy()
+        projection = self._projection
+        if random_state is None:
+            found = projection.inverse(m, z)
+        else:
+            found = projection.noise(m, z, random_state)
+        found = np.where(missing, found, values)
+        # Cells of a projected block that a row has are filled from its other cells.
+        own = projection.fill(m, values)
+        partly = ~missing.all(axis=1)
+        found[partly] = np.where(np.isnan(own[partly]), found[partly], own[partly])
+        return found
+
+    def _class_proba(self, X: np.ndarray) -> np.ndarray:
+        if self.method == "neural":
+            return self._neural_rows(X, "proba")
+        if self.head == "logistic":
+            found = self.head_.predict_proba(self._represent(X, self._head_features))
+            proba = np.zeros((len(X), len(self.classes_)))
+            proba[:, self.head_.classes_] = found
+            return proba
+        by_atom = self.class_concentration_
+        by_atom = by_atom / by_atom.sum(1, keepdims=True)
+        return self._responsibilities(X) @ by_atom
+
+    def predict(self, X):
+        """Most probable classes, or without a head most probable components.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels; components are numbered by decreasing size. With several sticks or
+            modalities of atoms, component k of modality m has the number
+            ``m * n_components + k``.
+        """
+        X = self._checked(X)
+        if self.head is None:
+            return self._assignments(self._source(X))
+        return self.classes_[self._class_proba(X).argmax(1)]
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit, and predict the same rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing.
+        y : array-like of shape (n_samples,), default=None
+            Class labels; needed with a head, ignored without.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative row weights.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The same as ``fit(X, y).predict(X)``.
+        """
+        self.fit(X, y, sample_weight=sample_weight)
+        return self.labels_ if hasattr(self, "labels_") else self.predict(X)
+
+    def predict_proba(self, X):
+        """Class probabilities, or without a head responsibilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing; a row without any value has the weights.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples, n_atoms)
+            Rows sum to one.
+        """
+        X = self._checked(X)
+        proba = self._responsibilities(X) if self.head is None else self._class_proba(X)
+        return proba.astype(X.dtype, copy=False)
+
+    @available_if(_has_head)
+    def predict_log_proba(self, X):
+        """Logarithms of the class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In nats.
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    @available_if(_closed_form)
+    def score_samples(self, X):
+        r"""Log-sum of expected log-weights and log-densities of each row.
+
+        :math:`\log \sum_j \exp(E \log \pi_j + E \log p_j(x))`, scikit-learn's
+        convention: a bound on the log-density, a little below it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing; what is missing is integrated out.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In nats. A projected modality counts by the density of its coordinates,
+            others in the units of X.
+        """
+        X = self._checked(X)
+        out = np.empty(len(X))
+        for index, rows, _, log_norm, expectation in self._in_chunks(self._source(X)):
+            if expectation.mixture.coupling == "per_modality":
+                log_norm = log_norm * rows.seen
+            out[index] = log_norm.sum(0).cpu().numpy()
+            out[index] -= _log_scale(X[index], self._layout, self._projection)
+        return out
+
+    def score(self, X, y=None, sample_weight=None):
+        """Accuracy, or without a head the mean of `score_samples`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing.
+        y : array-like of shape (n_samples,), default=None
+            Labels; ignored without a head.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
+
+        Returns
+        -------
+        float
+            Share of rows, or nats a row.
+        """
+        if self.head is None:
+            return float(np.average(self.score_samples(X), weights=sample_weight))
+        if y is None:
+            raise ValueError(
+                "y: expected labels to score a classifier by, got None. With head=None "
+                "the score is the mean of score_samples."
+            )
+        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
+
+    def transform(self, X):
+        """Fused rows: filled in, amplified, or as responsibilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_out)
+            With `representation` "filled" the columns of all modalities in the units
+            of X, what is missing filled in, or NaN with `keep_missing`. With
+            "responsibilities" a column an atom; with "both" these after those. With
+            ``method="neural"`` the fused vector that enters the head.
+        """
+        X = self._checked(X)
+        if self.method == "neural":
+            return self._neural_rows(X, "fused").astype(X.dtype, copy=False)
+        values = self._represent(X, self.representation, self._fill_state())
+        if self.keep_missing and self.representation != "responsibilities":
+            n = len(self._columns)
+            missing = np.isnan(X[:, self._columns])
+            values[:, :n] = np.where(missing, np.nan, values[:, :n])
+        return values.astype(X.dtype, copy=False)
+
+    @available_if(_closed_form)
+    def impute(self, X):
+        """X with missing cells filled in by responsibilities.
+
+        A missing modality gets the means of the components, or with ``fill="sample"``
+        a draw, in proportion to the row's responsibilities; a missing cell its
+        conditional expectation given the modality's other cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, with NaN where missing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Observed cells and dropped columns as they were.
+        """
+        X = self._checked(X)
+        out = X.copy()
+        values = self._filled(X, 0.0, self._fill_state())
+        cells = np.isnan(X[:, self._columns])
+        out[:, self._columns] = np.where(cells, values, X[:, self._columns])
+        return out
+
+    def _fill_state(self):
+        return None if self.fill == "mean" else check_random_state(self.random_state)
+
+    @available_if(_closed_form)
+    def sample(self, n_samples=1):
+        """Draw rows from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Rows in the units of X; NaN in dropped columns. With coupling "joint_stick"
+            the modality of a row's atom is drawn from its component, the others from
+            the reference densities.
+        labels : ndarray of shape (n_samples,) or (n_samples, n_modalities)
+            The atoms; with coupling "per_modality" a component a modality.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples: expected at least 1, got {n_samples}.")
+        random_state = check_random_state(self.random_state)
+        mixture = self._fitted_mixture(torch.device("cpu"))
+        n_blocks, k = len(mixture.blocks), len(mixture.blocks[0].dof)
+        weights = mixture.weights.numpy()
+        weights = weights / weights.sum(1, keepdims=True)
+        atoms = np.stack(
+            [random_state.choice(len(p), size=n_samples, p=p) for p in weights], axis=1
+        )
+        X = np.full((n_samples, self.n_features_in_), np.nan)
+        for m, block in enumerate(self._layout):
+            q = mixture.blocks[m]
+            component = atoms[:, m if mixture.coupling == "per_modality" else 0]
+            own = np.ones(n_samples, dtype=bool)
+            if mixture.coupling == "joint_stick":
+                own = component // k == m
+                component = component % k
+            z = _draw(q.mean, q.covariance, component, random_state)
+            if not own.all():
+                h = mixture.reference[m]
+                other = _draw(h.mean, h.scale, np.zeros_like(component), random_state)
+                z = np.where(own[:, None], z, other)
+            X[:, block.indices] = self._projection.noise(m, z, random_state)
+        labels = atoms if n_blocks == atoms.shape[1] > 1 else atoms[:, 0]
+        return X.astype(self._dtype), labels
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Checked against the names seen in `fit`.
+
+        Returns
+        -------
+        ndarray of str objects
+            Such as "image__x3" and "component2", with several modalities of atoms
+            "image__component2"; "fused5" for ``method="neural"``.
+        """
+        check_is_fitted(self)
+        names = _check_feature_names_in(self, input_features)
+        if self.method == "neural":
+            n_fused = self._architecture["n_fused"]
+            return np.array([f"fused{j}" for j in range(n_fused)], dtype=object)
+        out = []
+        if self.representation != "responsibilities":
+            out += prefixed(names[self._columns], self._column_modalities)
+        if self.representation != "filled":
+            k = range(len(self.mean_precision_[0]))
+            if self._mixture["coupling"] == "shared":
+                out += [f"component{j}" for j in k]
+            else:
+                out += [
+                    f"{n}__component{j}" for n in self.modality_names_in_ for j in k
+                ]
+        return np.array(out, dtype=object)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What one fit is of.
+
+    `observed_share` is the mean share of rows that have a modality.
+    """
+
+    source: Source
+    rule: Rule
+    start: Start
+    chunk: int
+    n_batches: int
+    observed_share: float
+
+    def batches(self, random_state: np.random.RandomState) -> Batches:
+        return Batches(self.source, self.n_batches, self.chunk, random_state)
+
+
+class _Progress:
+    """Tells callbacks and the terminal of each lap, and keeps the bounds."""
+
+    def __init__(self, estimator, context, told, start):
+        self.estimator, self.context, self.told = estimator, context, told
+        self.start, self.bounds = start, []
+
+    def __call__(self, state: State, run: Run) -> bool:
+        self.bounds.append(state.bound)
+        if self.estimator.verbose:
+            used = int((state.totals.counts > 1e-6).sum())
+            print(
+                f"start {self.start} iteration {run.n_iter}: bound {state.bound:.6g}, "
+                f"{used} components, change {state.change:.2g} nats a row"
+            )
+        task = self.context.subcontext(task_name="iteration", max_subtasks=0)
+        task.call_on_fit_task_begin(estimator=self.estimator, **self.told)
+        return bool(task.call_on_fit_task_end(estimator=self.estimator, **self.told))
+
+
+def _log_scale(X, layout, projection) -> np.ndarray:
+    """Log-volume that scaling took from each row's observed cells."""
+    total = np.zeros(len(X))
+    for m, block in enumerate(layout):
+        total += projection.log_scale(m, ~np.isnan(X[:, block.columns]))
+    return total
+
+
+def _over_atoms(resp: Tensor, expectation: Expectation) -> np.ndarray:
+    """Responsibilities (n, G * J), rows summing to one."""
+    total = resp.sum((0, 1))
+    prior = torch.exp(torch.log_softmax(expectation.log_weights, -1)) / len(resp)
+    resp = torch.where(
+        total > 0, resp / torch.where(total > 0, total, 1), prior[:, :, None]
+    )
+    return resp.flatten(0, 1).T.cpu().numpy()
+
+
+def _draw(mean: Tensor, covariance: Tensor, component, random_state) -> np.ndarray:
+    noise = random_state.standard_normal((len(component), mean.shape[1]))
+    root = cholesky(covariance).numpy()[component]
+    if root.ndim == 2:
+        return mean.numpy()[component] + root * noise
+    return mean.numpy()[component] + np.einsum("nij,nj->ni", root, noise)
+
+
+def _packed(mixture: Mixture) -> dict[str, Any]:
+    """A mixture as nested arrays."""
+    parts = dict(vars(mixture))
+    for name in ("blocks", "reference"):
+        if parts[name] is not None:
+            parts[name] = [vars(q) for q in parts[name]]
+    return to_arrays(parts)
+
+
+def _unpacked(parts: dict[str, Any], device) -> Mixture:
+    parts = dict(to_tensors(parts))
+
+    def moved(value):
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    for name in ("blocks", "reference"):
+        if parts[name] is not None:
+            parts[name] = [
+                NormalWishart(**{k: moved(v) for k, v in q.items()})
+                for q in parts[name]
+            ]
+    return Mixture(**{k: moved(v) for k, v in parts.items()})
+
+
+def _totals_of(parts: dict[str, Any], device) -> Totals:
+    parts = to_tensors({k: v for k, v in parts.items() if k not in ("weight", "step")})
+    blocks = [t.to(device) for t in parts.pop("blocks")]
+    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts.items()}
+    return Totals(blocks=blocks, **moved)
+
+
+def _tensor(values, device) -> Tensor:
+    return torch.as_tensor(np.asarray(values, dtype=np.float64), device=device)
+
+
+def _not_definite(estimator) -> ValueError:
+    return ValueError(
+        "reg_covar: a component's covariance is not positive definite, as for rows that "
+        f"are equal or nearly so. Use a larger value than {estimator.reg_covar:g}, or "
+        "covariance_type='diag'."
+    )

@@ -1,0 +1,229 @@
+"""The neural form of DPMixtureFusion: a mixture over trained embeddings."""
+
+# License: BSD-3-Clause
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.model_selection import train_test_split
+from sklearn.utils._param_validation import Interval, StrOptions
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from skmm._device import resolve_device
+from skmm.core.mixture_network import (
+    FUSIONS,
+    EmbeddingMixture,
+    MixtureFusionNetwork,
+    build_fusion,
+    task_factor,
+)
+from skmm.core.networks import build_encoder
+from skmm.estimators._base import to_arrays, to_tensors
+from skmm.estimators._gradient import GradientEstimator, _check_widths, fit_scaler
+from skmm.fitting.data import Batch, BlockData
+from skmm.fitting.gradient import EpochHooks, seeded
+from skmm.modalities import observed_modalities
+
+PREDICT_ROWS = 2048
+# Rows whose first embeddings the components start from.
+START_ROWS = 2000
+
+NEURAL_CONSTRAINTS: dict = {
+    "fusion": [StrOptions(set(FUSIONS))],
+    "embed_dim": [Interval(Integral, 2, None, closed="left")],
+    "lambda_dp": [Interval(Real, 0, None, closed="left")],
+    "temperature": [Interval(Real, 0, None, closed="left")],
+    "stick_update": [StrOptions({"svi", "batch_mean"})],
+}
+
+
+class _Loss(Callback):
+    """Task loss and mixture loss of a batch; as a callback it counts the epochs."""
+
+    def __init__(self, estimator: Any, n_rows: float, first_epoch: int):
+        self.lambda_dp, self.temperature = estimator.lambda_dp, estimator.temperature
+        self.offset = estimator.learning_offset
+        self.decay = estimator.learning_decay
+        self.mean = estimator.stick_update == "batch_mean"
+        self.draw = estimator.fill == "sample"
+        self.n_rows, self.epoch = n_rows, first_epoch - 1
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Count the epoch."""
+        self.epoch += 1
+
+    def __call__(
+        self, network: MixtureFusionNetwork, output: Any, y: Tensor, batch: Batch
+    ) -> Tensor:
+        z, observed, weight = output[0], batch["observed"], batch["weight"]
+        z = z.float() if z.dtype == torch.bfloat16 else z
+        training = network.training
+        logits = network.head(network.fused(z, observed, self.draw and training))
+        known = y >= 0
+        losses = torch.nn.functional.cross_entropy(
+            logits, y.clamp_min(0), reduction="none"
+        )
+        w = known.to(losses) if weight is None else known * weight
+        task = (losses * w).sum() / w.sum().clamp_min(torch.finfo(w.dtype).tiny)
+        if not training:
+            return task
+        loss = task * task_factor(self.epoch, self.temperature)
+        if self.lambda_dp:
+            own, share = network.mixture.loss(z, observed, weight, self.n_rows)
+            loss = loss + self.lambda_dp * own
+            with torch.no_grad():
+                network.mixture.update_sticks(
+                    share, self.n_rows, self.offset, self.decay, self.mean
+                )
+        return loss
+
+
+class NeuralMixture(GradientEstimator):
+    """What ``method="neural"`` does; the parameters are DPMixtureFusion's."""
+
+    def _fit_neural(self, original, y, sample_weight, context, told) -> None:
+        go_on = self.warm_start and hasattr(self, "_network_state")
+        X, codes, weight = self._check_rows(original, y, sample_weight, go_on=go_on)
+        self._check_gradient_params(X)
+        layout = self._layout
+        n_fused = build_fusion(self.fusion, len(layout), self.embed_dim)[1]
+        self._keep_architecture(
+            go_on,
+            encoder=self._encoder_kinds(layout),
+            hidden=_check_widths("hidden", self.hidden),
+            activation=self.activation,
+            n_components=self.n_components,
+            embed_dim=self.embed_dim,
+            fusion=self.fusion,
+            n_fused=n_fused,
+            concentration=self._concentration(),
+        )
+        if go_on:
+            observed = observed_modalities(X, layout)
+        else:
+            self._dtype = X.dtype.name
+            self._scaler, observed = fit_scaler(X, layout, weight)
+            self._split_seed = self._seed()
+        device = resolve_device(self.device, fitting=True)
+        training, held_out = self._split_rows(codes, weight)
+        rows = X, observed, codes, weight
+        data = self._block_data(*rows, device=device, rows=training)
+        validation = None
+        if held_out is not None:
+            validation = self._block_data(*rows, device=device, rows=held_out)
+        epochs = self.n_iter_ if go_on else 0
+        loss = _Loss(self, float(len(data)), epochs)
+        hooks = EpochHooks(context, self, told, self._neural_attributes)
+        with seeded(self._split_seed + epochs, device):
+            network = self._build_network()
+            if go_on:
+                network.load_state_dict(to_tensors(self._network_state))
+            network.to(device)
+            if not go_on:
+                self._start_components(network, data)
+            record = self._train(
+                network,
+                loss,
+                data,
+                self._training_settings(self.max_epochs, constant=False),
+                hooks,
+                validation=validation,
+                callbacks=(loss,),
+                go_on=go_on,
+                keep_optimizer=self.warm_start,
+            )
+        vars(self).update(self._neural_attributes(network))
+        before = self.loss_curve_ if go_on else []
+        self.loss_curve_ = before + list(record.losses)
+        if record.validation_losses:
+            before = getattr(self, "validation_loss_curve_", []) if go_on else []
+            self.validation_loss_curve_ = before + list(record.validation_losses)
+        self.n_iter_ = len(self.loss_curve_)
+
+    def _split_rows(self, codes, weight):
+        """Rows to train on (None: all) and to hold out."""
+        kept = np.arange(len(codes)) if weight is None else np.flatnonzero(weight)
+        if not self.early_stopping:
+            return (None if len(kept) == len(codes) else kept), None
+        training, held_out = train_test_split(
+            kept, test_size=self.validation_fraction, random_state=self._split_seed
+        )
+        return np.sort(training), np.sort(held_out)
+
+    def _start_components(self, network: MixtureFusionNetwork, data: BlockData) -> None:
+        """k-means on the first embeddings of each modality."""
+        batch = data.batch(slice(0, START_ROWS))
+        with torch.inference_mode():
+            z = network.eval().embed(batch["blocks"], batch["steps"]).double().cpu()
+        network.train()
+        means = network.mixture.means.detach().double().cpu().clone()
+        scales = torch.full_like(means, 1.0 / np.sqrt(means.shape[-1]))
+        for m, observed in enumerate(batch["observed"].cpu()):
+            own = z[m][observed].numpy()
+            k = min(means.shape[1], len(np.unique(own, axis=0)))
+            if not k:
+                continue
+            found = KMeans(k, n_init=1, random_state=self._split_seed % 2**31).fit(own)
+            means[m, :k] = torch.from_numpy(found.cluster_centers_)
+            # The components that are left over stand at the mean.
+            means[m, k:] = torch.from_numpy(own.mean(0))
+            spread = np.sqrt(
+                np.square(own - found.cluster_centers_[found.labels_]).mean(0)
+            )
+            scales[m] = torch.from_numpy(spread)
+        network.mixture.set_components(means, scales)
+
+    def _build_network(self) -> MixtureFusionNetwork:
+        a = self._architecture
+        shapes = [block.shape for block in self._layout]
+        encoders = [
+            build_encoder(
+                kind, shape, a["embed_dim"], a["hidden"], self.dropout, a["activation"]
+            )
+            for kind, shape in zip(a["encoder"], shapes, strict=True)
+        ]
+        fusion, n_fused = build_fusion(a["fusion"], len(shapes), a["embed_dim"])
+        network = MixtureFusionNetwork(
+            encoders,
+            shapes,
+            EmbeddingMixture(
+                len(shapes), a["n_components"], a["embed_dim"], a["concentration"]
+            ),
+            fusion,
+            n_fused,
+            len(self.classes_),
+        )
+        return network.to(getattr(torch, self._dtype))
+
+    def _neural_attributes(self, network: MixtureFusionNetwork) -> dict[str, Any]:
+        mixture = network.mixture
+        weights = mixture.weights().double().cpu().numpy()
+        shape = mixture.shape[:2]
+        return {
+            "weights_": weights,
+            "weight_concentration_": tuple(
+                stick.view(shape).cpu().numpy().copy()
+                for stick in (mixture.a, mixture.b)
+            ),
+            "means_": list(to_arrays(mixture.means)),
+            "covariances_": list(to_arrays(mixture.scales**2)),
+            "_network_state": to_arrays(network.state_dict()),
+        }
+
+    def _neural_rows(self, X: np.ndarray, of: str) -> np.ndarray:
+        """Fused vectors or class probabilities of all rows, a few at a time."""
+        data = self._predict_data(X)
+        network = self._fitted_network(data.device)
+        parts = []
+        with torch.inference_mode():
+            for _, batch in data.in_order(PREDICT_ROWS):
+                z = network.embed(batch["blocks"], batch["steps"])
+                values = network.fused(z, batch["observed"])
+                if of == "proba":
+                    values = torch.softmax(network.head(values).double(), 1)
+                parts.append(values.cpu().numpy())
+        return np.concatenate(parts)

@@ -1,0 +1,33 @@
+"""Fits of a Dirichlet-process mixture, from rows of X to its factors."""
+
+from skmm.fitting.mixture._data import Batches, Source, chunk_size
+from skmm.fitting.mixture._moves import MOVES
+from skmm.fitting.mixture._solve import (
+    Settings,
+    exact_bound,
+    fit_laps,
+    fit_stochastic,
+    start,
+    stochastic_step,
+)
+from skmm.fitting.mixture._start import Start
+from skmm.fitting.mixture._state import Rule, State, batch_totals, expected_bound, lap
+
+__all__ = [
+    "MOVES",
+    "Batches",
+    "Rule",
+    "Settings",
+    "Source",
+    "Start",
+    "State",
+    "batch_totals",
+    "chunk_size",
+    "exact_bound",
+    "expected_bound",
+    "fit_laps",
+    "fit_stochastic",
+    "lap",
+    "start",
+    "stochastic_step",
+]

@@ -1,0 +1,158 @@
+"""Coordinate ascent, memoized updates and stochastic steps of one mixture."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from skmm.core.mixture import Expectation, Mixture, Totals
+from skmm.fitting.alternating import Run, alternate
+from skmm.fitting.mixture._data import Batches
+from skmm.fitting.mixture._moves import candidates, merge, propose
+from skmm.fitting.mixture._state import (
+    Rule,
+    State,
+    batch_totals,
+    expected_bound,
+    lap,
+)
+
+# Laps after which pairs to merge are looked for, converged or not.
+MERGE_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a mixture is fitted.
+
+    Parameters
+    ----------
+    tol : float
+        Change of the bound in a lap, in nats a unit of weight.
+    max_iter : int
+        Most laps.
+    moves : tuple of str
+        Among "merge", "delete" and "birth".
+    learning_offset, learning_decay : float
+        Stochastic step t has the rate ``(t + offset) ** -decay``.
+    """
+
+    tol: float
+    max_iter: int
+    moves: tuple[str, ...] = ()
+    learning_offset: float = 1.0
+    learning_decay: float = 0.7
+
+
+def start(totals: Totals, rule: Rule, like: Mixture) -> State:
+    """The state whose factors follow from the sums of a first assignment."""
+    priors, mixture = rule.update(totals, rule.priors, like)
+    return State(priors, mixture)
+
+
+def fit_laps(
+    state: State,
+    rule: Rule,
+    batches: Batches,
+    settings: Settings,
+    random_state: np.random.RandomState,
+    on_iteration: Callable[[State, Run], bool | None] | None = None,
+) -> tuple[State, Run]:
+    """Raise the bound lap by lap: coordinate ascent, or memoized for several batches.
+
+    The fit has converged when the bound changes by at most `tol`, no merger would
+    raise it, and no proposed deletion or birth has.
+    """
+    weight = batches.weight
+
+    def step(state: State) -> State:
+        before, pairs = state.bound, state.pending
+        state = lap(state, rule, batches, pairs)
+        state.pending = None
+        if pairs is not None:
+            state = merge(state, rule, pairs)
+        state.change = abs(state.bound - before) / weight
+        settled = state.change <= settings.tol
+        if "merge" in settings.moves and (settled or state.lap % MERGE_EVERY == 0):
+            state.pending = candidates(state)
+        if settled and state.pending is None and settings.moves:
+            moved = propose(state, rule, batches, settings.moves, random_state)
+            if moved is not state:
+                state, state.change = moved, float("inf")
+        return state
+
+    def residual(state: State) -> float:
+        return state.change if state.pending is None else float("inf")
+
+    return alternate(
+        step,
+        state,
+        residual=residual,
+        tol=settings.tol,
+        max_iter=settings.max_iter,
+        on_iteration=on_iteration,
+    )
+
+
+def stochastic_step(
+    state: State, rule: Rule, new: Totals, scale: float, rate: float
+) -> State:
+    """A natural-gradient step of the given rate, from a batch's sums.
+
+    Natural parameters are the prior's plus sums, so that to average them is to average
+    the sums.
+    """
+    new = new * scale
+    if state.totals is None or rate == 1:
+        totals = new
+    else:
+        totals = state.totals * (1 - rate) + new * rate
+    priors, mixture = rule.update(totals, state.priors, state.mixture)
+    return replace(state, priors=priors, mixture=mixture, totals=totals)
+
+
+def fit_stochastic(
+    state: State,
+    rule: Rule,
+    batches: Batches,
+    settings: Settings,
+    random_state: np.random.RandomState,
+    on_iteration: Callable[[State, Run], bool | None] | None = None,
+) -> tuple[State, Run]:
+    """Natural-gradient steps, a batch each, in a new order each lap.
+
+    The residual is the change, between laps, of the mean bound that the steps saw.
+    """
+    weight = batches.weight
+
+    def step(state: State) -> State:
+        before, seen = state.bound, 0.0
+        for done, batch in enumerate(random_state.permutation(len(batches))):
+            t = state.lap * len(batches) + done
+            rate = (t + settings.learning_offset) ** -settings.learning_decay
+            new = batch_totals(Expectation(state.mixture), batches, batch)
+            scale = weight / batches.weights[batch]
+            seen += expected_bound(new * scale, state.priors, state.mixture)
+            state = stochastic_step(state, rule, new, scale, min(rate, 1.0))
+        value = seen / len(batches)
+        change = abs(value - before) / weight
+        return replace(state, lap=state.lap + 1, bound=value, change=change)
+
+    return alternate(
+        step,
+        state,
+        residual=lambda state: state.change,
+        tol=settings.tol,
+        max_iter=settings.max_iter,
+        on_iteration=on_iteration,
+    )
+
+
+def exact_bound(state: State, batches: Batches) -> float:
+    """The lower bound of a state over all rows, by one more pass."""
+    expectation = Expectation(state.mixture)
+    total = None
+    for batch in range(len(batches)):
+        part = batch_totals(expectation, batches, batch)
+        total = part if total is None else total + part
+    return expected_bound(total, state.priors, state.mixture)
