@@ -52,6 +52,8 @@ from skmm.core.normal_wishart import (
     pack_sums,
     posterior,
     sums_from_features,
+    with_cells,
+    without_cells,
 )
 
 COUPLINGS = ("shared", "joint_stick", "per_modality")
@@ -209,7 +211,9 @@ class Totals:
         Weighted sum of the rows' log-normalisers under the factors that gave the
         responsibilities.
     constant : Tensor of shape ()
-        Weighted sum of the reference log-densities.
+        Weighted sum of the reference log-densities of all observed blocks.
+    assigned : Tensor of shape ()
+        The same of the blocks that rows are assigned by.
     pairs : Tensor of shape (P,)
         What the entropy would lose if the tracked pairs of atoms were merged.
     """
@@ -220,6 +224,7 @@ class Totals:
     entropy: Tensor
     log_norm: Tensor
     constant: Tensor
+    assigned: Tensor
     pairs: Tensor
 
     def __add__(self, other: "Totals") -> "Totals":
@@ -244,6 +249,7 @@ class Totals:
             operate(self.entropy, other.entropy),
             operate(self.log_norm, other.log_norm),
             operate(self.constant, other.constant),
+            operate(self.assigned, other.assigned),
             operate(self.pairs, other.pairs),
         )
 
@@ -266,6 +272,11 @@ class Expectation:
         self.log_weights = mixture.log_weights
         self.log_labels = mixture.log_labels
         self.coefficients = [coefficients(q) for q in mixture.blocks]
+        # Of rows whose cells are all observed.
+        self.complete = [
+            without_cells(c, q.size) if q.diagonal else c
+            for c, q in zip(self.coefficients, mixture.blocks, strict=True)
+        ]
         self.references = None
         if mixture.reference is not None:
             self.references = [fixed_coefficients(h) for h in mixture.reference]
@@ -276,50 +287,54 @@ class Expectation:
 
         The reference densities of a joint stick are in the log-normalisers.
         """
-        logits, constant, _, _ = self._logits(rows)
-        log_norm = _softmax_(logits)
-        return self._taking_part(logits, rows), log_norm + constant
+        resp, constant, _, _ = self._logits(rows)
+        top = _shift_(resp)
+        total = resp.exp_().sum(1, keepdim=True)
+        resp.div_(total)
+        log_norm = (top + total.log())[:, 0]
+        return self._taking_part(resp, rows), log_norm + constant
 
     def totals(self, rows: Rows) -> Totals:
         """Sums over rows."""
-        resp, constant, phi, completions = self._logits(rows)
-        log_norm = _softmax_(resp)
-        resp = self._taking_part(resp, rows)
-        log_norm = self._taking_part(log_norm[:, None], rows)[:, 0]
-        lost = self._pair_entropy(resp, rows.weight)
-        resp *= rows.weight
-        counts = resp.sum(-1)
-        # The entropy is the log-normaliser less the expected logits, and these are
-        # inner products of sums and coefficients: no pass over the rows.
-        total_norm = (log_norm * rows.weight).sum()
-        entropy = total_norm - (counts * self.log_weights).sum()
+        mixture = self.mixture
+        logits, constant, phi, completions = self._logits(rows)
+        top = _shift_(logits)
+        resp = logits.exp()
+        total = resp.sum(1, keepdim=True)
+        weight = self._taking_part(rows.weight.expand_as(total), rows)
+        # Responsibilities times weights from here on, in one pass.
+        resp.mul_(weight / total)
+        log_total = total.log()
+        # Logits are small where responsibilities are not: nothing cancels.
+        entropy = (log_total * weight).sum() - torch.vdot(
+            resp.flatten(), logits.flatten()
+        )
+        log_norm = ((top + log_total) * weight).sum()
         blocks = []
         for m, feature in enumerate(phi):
             part = self._of_block(resp, m)
             total = part @ feature.mT
-            entropy = entropy - (total * self.coefficients[m]).sum()
+            if mixture.blocks[m].diagonal and rows.cells[m] is None:
+                total = with_cells(total, mixture.blocks[m].size)
             total, hidden = self._fill(m, total, rows.cells[m])
             entropy = entropy + hidden
             for index, done in completions[m]:
-                weighted = part[:, index]
-                entropy = entropy - (weighted * done.log_density).sum()
-                sums, hidden = completed_sums(done, weighted)
+                sums, hidden = completed_sums(done, part[:, index])
                 total = total + pack_sums(sums)
                 entropy = entropy + hidden
             blocks.append(total)
+        assigned = entropy.new_zeros(())
         if self.references is not None:
-            entropy = entropy + self._expected_reference(resp, rows)
-        labels = self._label_sums(resp, rows.labels)
-        if labels is not None and self.log_labels is not None:
-            entropy = entropy - (labels * self.log_labels).sum()
+            assigned = self._expected_reference(resp, rows)
         return Totals(
-            counts,
+            resp.sum(-1),
             blocks,
-            labels,
+            self._label_sums(resp, rows.labels),
             entropy,
-            total_norm,
+            log_norm,
             (constant[0] * rows.weight).sum(),
-            lost,
+            assigned,
+            self._pair_entropy(resp),
         )
 
     def share(self, resp: Tensor, rows: Rows, m: int) -> Tensor:
@@ -386,7 +401,7 @@ class Expectation:
                 seen = torch.where(partial, 0, seen)
                 full = torch.where(partial, 0, z)
                 feature = features(full, seen, None, False)
-                part = self.coefficients[m] @ feature
+                part = self.complete[m] @ feature
                 index = torch.nonzero(partial).flatten()
                 for pattern, where in patterns(cells[:, index].mT > 0):
                     at = index[where]
@@ -395,7 +410,8 @@ class Expectation:
                     done.append((at, completed))
             else:
                 feature = features(z, seen, cells, q.diagonal)
-                part = self.coefficients[m] @ feature
+                every = self.complete[m] if cells is None else self.coefficients[m]
+                part = every @ feature
             parts.append(part)
             phi.append(feature)
             completions.append(done)
@@ -414,8 +430,10 @@ class Expectation:
     def _combined(self, parts: list[Tensor], seen: Tensor) -> Tensor:
         weights = self.log_weights[:, :, None]
         if self.mixture.coupling == "shared":
-            total = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
-            return total[None] + weights
+            total = parts[0]
+            for part in parts[1:]:
+                total += part
+            return total[None].add_(weights)
         stacked = torch.stack(parts)  # (M, K, n)
         if self.mixture.coupling == "per_modality":
             return stacked + weights
@@ -450,7 +468,10 @@ class Expectation:
             z, seen, cells = rows.z[m], rows.seen[m], rows.cells[m]
             if cells is None or h.diagonal:
                 phi = features(z, seen, cells, h.diagonal)
-                out.append((self.references[m] @ phi)[0])
+                own = self.references[m]
+                if h.diagonal and cells is None:
+                    own = without_cells(own, h.size)
+                out.append((own @ phi)[0])
                 continue
             value = z.new_zeros(z.shape[1])
             for pattern, at in patterns((cells > 0).mT):
@@ -485,15 +506,16 @@ class Expectation:
         one_hot[index, labels[index]] = 1
         return resp @ one_hot
 
-    def _pair_entropy(self, resp: Tensor, weight: Tensor) -> Tensor:
+    def _pair_entropy(self, resp: Tensor) -> Tensor:
+        """Entropy that is lost by merging; a weight times its logarithm cancels."""
         if self.pairs is None or not len(self.pairs):
             return resp.new_zeros(0)
         lost = []
         for g, i, j in self.pairs.tolist():
             x, y = resp[g, i], resp[g, j]
             both = x + y
-            change = torch.xlogy(x, x) + torch.xlogy(y, y) - torch.xlogy(both, both)
-            lost.append((change * weight).sum())
+            change = torch.xlogy(both, both) - torch.xlogy(x, x) - torch.xlogy(y, y)
+            lost.append(change.sum())
         return torch.stack(lost)
 
 
@@ -525,7 +547,8 @@ def given_totals(
 ) -> Totals:
     """Sums over rows under responsibilities (G, J, n) that are given.
 
-    Unobserved cells are filled in at the means of `blocks`, one factor a modality.
+    Unobserved cells are filled in at the means of `blocks`, one factor a modality. A
+    start: what the references of a joint stick add to the bound is left out.
     """
     entropy = -(torch.xlogy(resp, resp) * rows.weight).sum()
     weighted = resp * rows.weight
@@ -537,14 +560,15 @@ def given_totals(
         if cells is not None:
             z = z + (rows.seen[m] - cells) * prior.mean[0, :, None]
         phi = features(z, rows.seen[m], None, prior.diagonal)
-        totals.append(part @ phi.mT)
+        total = part @ phi.mT
+        totals.append(with_cells(total, prior.size) if prior.diagonal else total)
     labels = None
     if n_classes is not None and rows.labels is not None:
         one_hot = torch.nn.functional.one_hot(rows.labels + 1, n_classes + 1)
         labels = weighted @ one_hot[:, 1:].to(weighted)
     zero = entropy.new_zeros(())
     return Totals(
-        weighted.sum(-1), totals, labels, entropy, zero, zero, entropy.new_zeros(0)
+        weighted.sum(-1), totals, labels, entropy, *[zero] * 3, entropy.new_zeros(0)
     )
 
 
@@ -572,7 +596,7 @@ def unpacked(total: Tensor, prior: NormalWishart) -> Sums:
 
 def bound(totals: Totals, priors: Priors, mixture: Mixture) -> float:
     """The lower bound right after `maximise`, in nats times weights."""
-    value = totals.entropy + totals.constant
+    value = totals.entropy + totals.constant - totals.assigned
     value = value + stick_evidence(totals.counts, priors, mixture.order)
     for q, prior, total in zip(
         mixture.blocks, priors.blocks, totals.blocks, strict=True
@@ -710,13 +734,11 @@ def empirical_scale(
     return replace(prior, scale=(scale + scale.mT) / 2)
 
 
-def _softmax_(logits: Tensor) -> Tensor:
-    """Softmax over atoms in place; returns the log-normalisers."""
+def _shift_(logits: Tensor) -> Tensor:
+    """Take each row's largest logit off, in place; returns it, (G, 1, n)."""
     top = logits.amax(1, keepdim=True)
-    logits.sub_(top).exp_()
-    total = logits.sum(1, keepdim=True)
-    logits.div_(total)
-    return (top + total.log())[:, 0]
+    logits.sub_(top)
+    return top
 
 
 def _colour(root: Tensor, share: Tensor, noise: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ linear in *features* of a row,
     diagonal:  1, o_i, z_i, z_i^2                (1 + 3 D)
 
 (o_i = 1 where a cell is observed; unobserved cells have zeros), so that log-densities
-are one matrix product with coefficients, and sums of the rows another.
+are one matrix product with coefficients, and sums of the rows another. Where all cells
+of the rows are observed the o_i are left out, since each is the first feature.
 """
 
 import math
@@ -204,12 +205,13 @@ def features(z: Tensor, seen: Tensor, cells: Tensor | None, diagonal: bool) -> T
     Tensor of shape (n_features, n)
     """
     d, n = z.shape
-    out = z.new_empty((n_features(d, diagonal), n))
+    out = z.new_empty((n_features(d, diagonal, cells is None), n))
     out[0] = seen
     if diagonal:
-        out[1 : 1 + d] = seen if cells is None else cells
-        out[1 + d : 1 + 2 * d] = z
-        torch.mul(z, z, out=out[1 + 2 * d :])
+        if cells is not None:
+            out[1 : 1 + d] = cells
+        out[-2 * d : -d] = z
+        torch.mul(z, z, out=out[-d:])
         return out
     out[1 : 1 + d] = z
     at = 1 + d
@@ -219,9 +221,23 @@ def features(z: Tensor, seen: Tensor, cells: Tensor | None, diagonal: bool) -> T
     return out
 
 
-def n_features(size: int, diagonal: bool) -> int:
-    """Number of features of a block."""
-    return 1 + 3 * size if diagonal else 1 + size + size * (size + 1) // 2
+def n_features(size: int, diagonal: bool, complete: bool = True) -> int:
+    """Number of features of a block, of rows whose cells are all observed or not."""
+    if diagonal:
+        return 1 + (2 if complete else 3) * size
+    return 1 + size + size * (size + 1) // 2
+
+
+def without_cells(coefficients: Tensor, size: int) -> Tensor:
+    """Coefficients of a diagonal block for rows whose cells are all observed."""
+    cells = coefficients[:, 1 : 1 + size].sum(1, keepdim=True)
+    return torch.cat([coefficients[:, :1] + cells, coefficients[:, 1 + size :]], 1)
+
+
+def with_cells(total: Tensor, size: int) -> Tensor:
+    """Totals of a diagonal block with the cells' counts, all observed."""
+    count = total[:, :1]
+    return torch.cat([count, count.expand(-1, size), total[:, 1:]], dim=1)
 
 
 def coefficients(q: NormalWishart) -> Tensor:

@@ -55,6 +55,7 @@ from skmm.fitting.alternating import Run
 from skmm.fitting.data import is_memmap
 from skmm.fitting.mixture import (
     MOVES,
+    UNUSED,
     Batches,
     Rule,
     Settings,
@@ -1193,7 +1194,7 @@ class _Progress:
     def __call__(self, state: State, run: Run) -> bool:
         self.bounds.append(state.bound)
         if self.estimator.verbose:
-            used = int((state.totals.counts > 1e-6).sum())
+            used = int((state.totals.counts > UNUSED).sum())
             print(
                 f"start {self.start} iteration {run.n_iter}: bound {state.bound:.6g}, "
                 f"{used} components, change {state.change:.2g} nats a row"

@@ -24,13 +24,12 @@ from skmm.core.mixture_network import (
 from skmm.core.networks import build_encoder
 from skmm.estimators._base import to_arrays, to_tensors
 from skmm.estimators._gradient import GradientEstimator, _check_widths, fit_scaler
-from skmm.fitting.data import Batch, BlockData
+from skmm.fitting.data import Batch
 from skmm.fitting.gradient import EpochHooks, seeded
+from skmm.fitting.mixture import distinct_rows
 from skmm.modalities import observed_modalities
 
 PREDICT_ROWS = 2048
-# Rows whose first embeddings the components start from.
-START_ROWS = 2000
 
 NEURAL_CONSTRAINTS: dict = {
     "fusion": [StrOptions(set(FUSIONS))],
@@ -116,7 +115,8 @@ class NeuralMixture(GradientEstimator):
         if held_out is not None:
             validation = self._block_data(*rows, device=device, rows=held_out)
         epochs = self.n_iter_ if go_on else 0
-        loss = _Loss(self, float(len(data)), epochs)
+        own = weight if training is None or weight is None else weight[training]
+        loss = _Loss(self, float(len(data) if own is None else own.sum()), epochs)
         hooks = EpochHooks(context, self, told, self._neural_attributes)
         with seeded(self._split_seed + epochs, device):
             network = self._build_network()
@@ -124,7 +124,7 @@ class NeuralMixture(GradientEstimator):
                 network.load_state_dict(to_tensors(self._network_state))
             network.to(device)
             if not go_on:
-                self._start_components(network, data)
+                self._start_components(network, X, weight, training, device)
             record = self._train(
                 network,
                 loss,
@@ -154,27 +154,36 @@ class NeuralMixture(GradientEstimator):
         )
         return np.sort(training), np.sort(held_out)
 
-    def _start_components(self, network: MixtureFusionNetwork, data: BlockData) -> None:
+    def _start_components(self, network, X, weight, training, device) -> None:
         """k-means on the first embeddings of each modality."""
-        batch = data.batch(slice(0, START_ROWS))
+        of_all = np.arange(len(X)) if training is None else training
+        random_state = np.random.RandomState(self._split_seed % 2**32)
+        index = distinct_rows(
+            X[of_all], None if weight is None else weight[of_all], None, random_state
+        )
+        few = X[of_all[index.rows]]
+        data = self._block_data(
+            few, observed_modalities(few, self._layout), device=device
+        )
         with torch.inference_mode():
-            z = network.eval().embed(batch["blocks"], batch["steps"]).double().cpu()
+            parts = [
+                network.eval().embed(batch["blocks"], batch["steps"]).double().cpu()
+                for _, batch in data.in_order(PREDICT_ROWS)
+            ]
+        z, observed = torch.cat(parts, 1), data.observed.cpu()
         network.train()
         means = network.mixture.means.detach().double().cpu().clone()
         scales = torch.full_like(means, 1.0 / np.sqrt(means.shape[-1]))
-        for m, observed in enumerate(batch["observed"].cpu()):
-            own = z[m][observed].numpy()
-            k = min(means.shape[1], len(np.unique(own, axis=0)))
-            if not k:
-                continue
-            found = KMeans(k, n_init=1, random_state=self._split_seed % 2**31).fit(own)
+        seed = random_state.randint(2**31 - 1)
+        for m, there in enumerate(observed):
+            own, w = z[m][there].numpy(), index.weight[there.numpy()]
+            k = min(means.shape[1], len(own))
+            found = KMeans(k, n_init=1, random_state=seed).fit(own, sample_weight=w)
             means[m, :k] = torch.from_numpy(found.cluster_centers_)
-            # The components that are left over stand at the mean.
-            means[m, k:] = torch.from_numpy(own.mean(0))
-            spread = np.sqrt(
-                np.square(own - found.cluster_centers_[found.labels_]).mean(0)
-            )
-            scales[m] = torch.from_numpy(spread)
+            # Components that are left over stand at the mean.
+            means[m, k:] = torch.from_numpy(np.average(own, axis=0, weights=w))
+            apart = np.square(own - found.cluster_centers_[found.labels_])
+            scales[m] = torch.from_numpy(np.sqrt(np.average(apart, axis=0, weights=w)))
         network.mixture.set_components(means, scales)
 
     def _build_network(self) -> MixtureFusionNetwork:

@@ -10,11 +10,19 @@ from skmm.fitting.mixture._solve import (
     start,
     stochastic_step,
 )
-from skmm.fitting.mixture._start import Start
-from skmm.fitting.mixture._state import Rule, State, batch_totals, expected_bound, lap
+from skmm.fitting.mixture._start import Start, distinct_rows
+from skmm.fitting.mixture._state import (
+    UNUSED,
+    Rule,
+    State,
+    batch_totals,
+    expected_bound,
+    lap,
+)
 
 __all__ = [
     "MOVES",
+    "UNUSED",
     "Batches",
     "Rule",
     "Settings",
@@ -23,6 +31,7 @@ __all__ = [
     "State",
     "batch_totals",
     "chunk_size",
+    "distinct_rows",
     "exact_bound",
     "expected_bound",
     "fit_laps",

@@ -15,7 +15,7 @@ from skmm.projection import BlockProjection
 
 # The features of a chunk should stay in a core's cache between the product that reads
 # them for densities and the one that sums them.
-CHUNK_BYTES = 2**21
+CHUNK_BYTES = 2**23
 
 
 def chunk_size(sizes: list[int], diagonal: bool, n_components: int) -> int:

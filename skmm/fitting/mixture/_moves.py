@@ -24,10 +24,10 @@ from skmm.core.mixture import (
     given_totals,
     label_evidence,
     maximise,
-    stick_evidence,
     unpacked,
 )
 from skmm.core.normal_wishart import cholesky, log_normaliser, posterior
+from skmm.core.stick_breaking import log_evidence
 from skmm.fitting.mixture._data import Batches
 from skmm.fitting.mixture._start import StartRows, start_labels
 from skmm.fitting.mixture._state import (
@@ -144,18 +144,21 @@ def _gain(state: State, pairs: Tensor) -> Tensor:
 
 
 def _stick_gain(state: State, pairs: Tensor) -> Tensor:
-    counts, mixture, priors = state.totals.counts, state.mixture, state.priors
-    before = stick_evidence(counts, priors, mixture.order)
-    gains = []
-    for g, i, j in pairs.tolist():
-        after = counts.clone()
-        after[g, i] += after[g, j]
-        after[g, j] = 0
-        order = mixture.order
-        if priors.by_size:
-            order = torch.argsort(after, dim=-1, descending=True, stable=True)
-        gains.append(stick_evidence(after, priors, order) - before)
-    return torch.stack(gains)
+    counts, priors = state.totals.counts.clamp_min(0), state.priors
+    g, i, j = pairs.T
+    after = counts[g]  # (P, J)
+    each = torch.arange(len(pairs), device=pairs.device)
+    after[each, i] += after[each, j]
+    after[each, j] = 0
+    order = state.mixture.order
+    if priors.by_size:
+        before = torch.sort(counts, descending=True).values
+        after = torch.sort(after, descending=True).values
+    else:
+        before = torch.gather(counts, -1, order)
+        after = torch.gather(after, -1, order[g])
+    evidence = log_evidence(before, priors.concentration)
+    return log_evidence(after, priors.concentration) - evidence[g]
 
 
 def _merged(

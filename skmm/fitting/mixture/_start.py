@@ -161,7 +161,12 @@ class Start:
         self, source: Source, priors: Priors, random_state: np.random.RandomState
     ) -> Totals:
         """Sums of a first assignment, scaled up to all rows."""
-        index = _distinct(source, self.given is None, random_state)
+        if self.given is None:
+            index = distinct_rows(source.X, source.weight, source.labels, random_state)
+        else:
+            n = len(source.X)
+            weight = np.ones(n) if source.weight is None else source.weight
+            index = Distinct(np.arange(n), weight, 1.0)
         total = None
         rows = source.rows(index.rows)
         weight = torch.as_tensor(index.weight * source.factor, device=source.device)
@@ -211,43 +216,40 @@ class Start:
 
 
 @dataclass(frozen=True)
-class _Distinct:
-    """Rows of X to start from, their weights, and the share of all that they are."""
+class Distinct:
+    """Rows of X to start from, their weights, and times which they stand for all."""
 
     rows: np.ndarray
     weight: np.ndarray
     scale: float
 
 
-def _distinct(
-    source: Source, few: bool, random_state: np.random.RandomState
-) -> _Distinct:
+def distinct_rows(
+    X: np.ndarray,
+    weight: np.ndarray | None,
+    labels: np.ndarray | None,
+    random_state: np.random.RandomState,
+) -> Distinct:
     """Rows of positive weight, repeated ones once with their weights together.
 
     Weights and repetitions then give the same start, whatever the order of the rows.
     """
-    weight = source.weight
-    n = len(source.X)
-    kept = np.arange(n) if weight is None else np.flatnonzero(weight > 0)
+    kept = np.arange(len(X)) if weight is None else np.flatnonzero(weight > 0)
     own = np.ones(len(kept)) if weight is None else weight[kept]
-    if not few:
-        return _Distinct(kept, own, 1.0)
     total = own.sum()
     if len(kept) > START_ROWS:
         part = random_state.choice(len(kept), START_ROWS, replace=False)
         part.sort()
         kept, own = kept[part], own[part]
-    X = np.ascontiguousarray(source.X[kept])
-    key = X.view(np.dtype((np.void, X.dtype.itemsize * X.shape[1]))).ravel()
-    if source.labels is not None:
-        pairs = np.stack([np.unique(key, return_inverse=True)[1], source.labels[kept]])
-        _, first, inverse = np.unique(
-            pairs, axis=1, return_index=True, return_inverse=True
-        )
-    else:
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    summed = np.bincount(inverse.ravel(), own, len(first))
-    return _Distinct(kept[first], summed, float(total / summed.sum()))
+    rows = np.ascontiguousarray(X[kept])
+    # Compared as bytes: NaN equals itself, and a row sorts as one key.
+    key = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    _, code = np.unique(key, return_inverse=True)
+    if labels is not None:
+        code = code * (labels.max() + 2) + labels[kept] + 1
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    summed = np.bincount(inverse, own, len(first))
+    return Distinct(kept[first], summed, float(total / summed.sum()))
 
 
 def _one_hot(labels: np.ndarray, k: int) -> np.ndarray:
