@@ -15,7 +15,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Which other layers a layer may import. A layer is a folder or a module directly under
 # skmm/; modules with a leading underscore (the version, shared helpers) are in none.
 MAY_IMPORT = {
-    "estimators": {"fitting", "core", "modalities", "scaling", "marginals", "projection"},
+    "estimators": {
+        "fitting",
+        "core",
+        "modalities",
+        "scaling",
+        "marginals",
+        "projection",
+    },
     "fitting": {"core", "modalities", "scaling", "projection"},
     "core": set(),
     "modalities": {"scaling"},

@@ -1,5 +1,6 @@
 """Figures of fitted estimators; matplotlib is imported when one is drawn."""
 
+from skmm.plotting._mixture import MixtureDisplay
 from skmm.plotting._precision_graph import PrecisionGraphDisplay
 
-__all__ = ["PrecisionGraphDisplay"]
+__all__ = ["MixtureDisplay", "PrecisionGraphDisplay"]

@@ -24,7 +24,7 @@ from skmm.core.mixture import (
     maximise,
     sorted_by_size,
 )
-from skmm.core.normal_wishart import LOG_2PI, NormalWishart, posterior
+from skmm.core.normal_wishart import LOG_2PI, NormalWishart
 
 SEEDS = range(4)
 KINDS = ["full", "diag"]

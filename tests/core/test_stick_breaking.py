@@ -128,10 +128,13 @@ def test_evidence_is_that_of_the_assignments(seed):
     rng = np.random.default_rng(seed)
     counts, eta = rng.integers(0, 6, size=3), float(rng.uniform(0.3, 3))
     expected = 1.0
+    density = beta_law(1, eta).pdf
     for k, n in enumerate(counts):
-        after = counts[k + 1 :].sum()
-        law = beta_law(1, eta)
-        expected *= quad(lambda v: v**n * (1 - v) ** after * law.pdf(v), 0, 1)[0]
+
+        def chance(v, n=n, after=counts[k + 1 :].sum()):
+            return v**n * (1 - v) ** after * density(v)
+
+        expected *= quad(chance, 0, 1)[0]
     found = log_evidence(torch.tensor(counts, dtype=torch.float64), eta)
     assert float(found) == pytest.approx(np.log(expected), abs=1e-6)
 

@@ -4,9 +4,9 @@ from skmm.fitting.mixture._data import Batches, Source, chunk_size
 from skmm.fitting.mixture._moves import MOVES
 from skmm.fitting.mixture._solve import (
     Settings,
-    exact_bound,
     fit_laps,
     fit_stochastic,
+    settle,
     start,
     stochastic_step,
 )
@@ -32,11 +32,11 @@ __all__ = [
     "batch_totals",
     "chunk_size",
     "distinct_rows",
-    "exact_bound",
     "expected_bound",
     "fit_laps",
     "fit_stochastic",
     "lap",
+    "settle",
     "start",
     "stochastic_step",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from skmm.core.mixture import Expectation, Mixture, Totals
 from skmm.fitting.alternating import Run, alternate
@@ -15,10 +16,13 @@ from skmm.fitting.mixture._state import (
     batch_totals,
     expected_bound,
     lap,
+    updated,
 )
 
 # Laps after which pairs to merge are looked for, converged or not.
 MERGE_EVERY = 10
+# Sweeps with mergers after stochastic steps.
+MOST_SETTLING = 10
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ def fit_stochastic(
 ) -> tuple[State, Run]:
     """Natural-gradient steps, a batch each, in a new order each lap.
 
-    The residual is the change, between laps, of the mean bound that the steps saw.
+    The residual is the change, between laps, of the mean bound that the steps saw. In
+    the end `settle` makes the bound exact.
     """
     weight = batches.weight
 
@@ -138,7 +143,7 @@ def fit_stochastic(
         change = abs(value - before) / weight
         return replace(state, lap=state.lap + 1, bound=value, change=change)
 
-    return alternate(
+    state, run = alternate(
         step,
         state,
         residual=lambda state: state.change,
@@ -146,13 +151,30 @@ def fit_stochastic(
         max_iter=settings.max_iter,
         on_iteration=on_iteration,
     )
+    return settle(state, rule, batches, settings.moves), run
 
 
-def exact_bound(state: State, batches: Batches) -> float:
-    """The lower bound of a state over all rows, by one more pass."""
-    expectation = Expectation(state.mixture)
-    total = None
-    for batch in range(len(batches)):
-        part = batch_totals(expectation, batches, batch)
-        total = part if total is None else total + part
-    return expected_bound(total, state.priors, state.mixture)
+def settle(state: State, rule: Rule, batches: Batches, moves: tuple[str, ...]) -> State:
+    """Sweeps over all rows after stochastic steps: the exact bound, and mergers.
+
+    Steps of a small rate are slow to empty a component that is one too many.
+    """
+    state = _sweep(state, rule, batches, None)
+    for _ in range(MOST_SETTLING if "merge" in moves else 0):
+        pairs = candidates(state)
+        if pairs is None:
+            break
+        n_before = state.moves.get("merge", 0)
+        state = merge(_sweep(state, rule, batches, pairs), rule, pairs)
+        if state.moves.get("merge", 0) == n_before:
+            break
+    return state
+
+
+def _sweep(state: State, rule: Rule, batches: Batches, pairs: Tensor | None) -> State:
+    """One update from all rows, whatever the batches; keeps no memory of these."""
+    expectation = Expectation(state.mixture, pairs)
+    total = batch_totals(expectation, batches, 0)
+    for batch in range(1, len(batches)):
+        total = total + batch_totals(expectation, batches, batch)
+    return updated(replace(state, totals=total, memory=[total]), rule)
