@@ -39,6 +39,7 @@ from skmm.core import stick_breaking as sticks
 from skmm.core.gaussian import patterns
 from skmm.core.normal_wishart import (
     LOG_2PI,
+    Completion,
     NormalWishart,
     Sums,
     cholesky,
@@ -277,9 +278,7 @@ class Expectation:
             without_cells(c, q.size) if q.diagonal else c
             for c, q in zip(self.coefficients, mixture.blocks, strict=True)
         ]
-        self.references = None
-        if mixture.reference is not None:
-            self.references = [fixed_coefficients(h) for h in mixture.reference]
+        self.references = [fixed_coefficients(h) for h in mixture.reference or ()]
 
     # ------------------------------------------------------------ one chunk
     def responsibilities(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -324,7 +323,7 @@ class Expectation:
                 entropy = entropy + hidden
             blocks.append(total)
         assigned = entropy.new_zeros(())
-        if self.references is not None:
+        if self.references:
             assigned = self._expected_reference(resp, rows)
         return Totals(
             resp.sum(-1),
@@ -389,10 +388,18 @@ class Expectation:
         return out
 
     # ------------------------------------------------------------ parts
-    def _logits(self, rows: Rows):  # type: ignore[no-untyped-def]
-        """Log-weights plus log-densities, and what the sums need besides."""
+    def _logits(
+        self, rows: Rows
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[list[tuple[Tensor, Completion]]]]:
+        """Log-weights plus log-densities, and what the sums need besides.
+
+        Besides: references' log-densities (1, n), features of each modality, and its
+        rows that had to be completed.
+        """
         mixture = self.mixture
-        parts, phi, completions = [], [], []
+        parts: list[Tensor] = []
+        phi: list[Tensor] = []
+        completions: list[list[tuple[Tensor, Completion]]] = []
         for m, q in enumerate(mixture.blocks):
             z, seen, cells = rows.z[m], rows.seen[m], rows.cells[m]
             done = []
@@ -416,7 +423,7 @@ class Expectation:
             phi.append(feature)
             completions.append(done)
         constant = rows.weight.new_zeros((1, rows.n_rows))
-        if self.references is not None:
+        if self.references:
             references = self._references(rows)
             constant = references.sum(0, keepdim=True)
             parts = [p - h for p, h in zip(parts, references, strict=True)]
@@ -568,7 +575,14 @@ def given_totals(
         labels = weighted @ one_hot[:, 1:].to(weighted)
     zero = entropy.new_zeros(())
     return Totals(
-        weighted.sum(-1), totals, labels, entropy, *[zero] * 3, entropy.new_zeros(0)
+        weighted.sum(-1),
+        totals,
+        labels,
+        entropy,
+        log_norm=zero,
+        constant=zero,
+        assigned=zero,
+        pairs=entropy.new_zeros(0),
     )
 
 

@@ -34,6 +34,8 @@ from torch import Tensor
 from torch.special import digamma
 
 LOG_2PI = math.log(2 * math.pi)
+# Share of all rows below which a component has none.
+ROUNDING = 1e-14
 
 
 class NotPositiveDefinite(ValueError):
@@ -101,18 +103,22 @@ class Sums:
 
 def posterior(prior: NormalWishart, sums: Sums) -> NormalWishart:
     """The prior, one for all components, updated by their sums."""
-    n = sums.count
+    # Where sums were taken off sums, what is left of an empty component is rounding,
+    # and its mean could be anything.
+    n = torch.where(sums.count > ROUNDING * sums.count.sum(), sums.count, 0)
     b = prior.precision + n
-    safe = torch.where(n > 0, n, 1)[:, None]
-    centre = sums.first / safe
-    apart = torch.where(n[:, None] > 0, centre - prior.mean, 0)
+    some = (n > 0)[:, None]
+    centre = torch.where(some, sums.first / torch.where(some, n[:, None], 1), 0)
+    apart = torch.where(some, centre - prior.mean, 0)
     pull = (prior.precision * n / b)[:, None]
     mean = prior.mean + n[:, None] * apart / b[:, None]
     if prior.diagonal:
         scatter = (sums.second - sums.first * centre).clamp_min(0)
+        scatter = torch.where(some, scatter, 0)
         scale = prior.scale + scatter + pull * apart**2
     else:
         scatter = sums.second - sums.first[:, :, None] * centre[:, None, :]
+        scatter = torch.where(some[:, :, None], scatter, 0)
         scale = prior.scale + scatter + (pull * apart)[:, :, None] * apart[:, None, :]
         scale = (scale + scale.mT) / 2
     return NormalWishart(mean, b, scale, prior.dof + n)

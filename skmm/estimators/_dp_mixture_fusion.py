@@ -84,7 +84,30 @@ CLOSED_FORMS = ("cavi", "svi", "memoized")
 # A memoized fit keeps the sums of every batch: so many at most, whatever the rows.
 MOST_BATCHES = 256
 # Fitted attributes that only some settings have.
-OF_OTHER_FITS = ("labels_", "head_", "class_concentration_", "_partial")
+OF_OTHER_FITS = (
+    "labels_",
+    "head_",
+    "class_concentration_",
+    "loss_curve_",
+    "validation_loss_curve_",
+    "_partial",
+    "_optimizer_state",
+)
+OF_CLOSED_FORMS = (
+    "component_counts_",
+    "n_active_components_",
+    "mean_precision_",
+    "degrees_of_freedom_",
+    "axes_",
+    "covariance_prior_",
+    "lower_bound_",
+    "lower_bounds_",
+    "moves_",
+    "converged_",
+    "_mixture",
+    "_priors",
+    "_projection",
+)
 # Rows above which a component counts as active.
 ACTIVE = 1.0
 
@@ -163,7 +186,8 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     mean_prior : array-like of shape (n_features,), default=None
         Prior mean, in units of X; by default the mean of each column.
     degrees_of_freedom_prior : float, default=None
-        Above the width of the modality less one; by default twice the width.
+        Above the number of coordinates of a modality less one; by default twice the
+        number, or 3 for one.
     covariance_prior : "empirical", None or array-like, default="empirical"
         Scale of the Wishart prior. "empirical": found with the components, as the one
         that raises the lower bound most, so that it is as wide as a component and not
@@ -188,10 +212,9 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         Coordinate ascent over all rows; stochastic natural-gradient steps [3]_;
         memoized updates batch by batch with an exact bound [4]_; or the paper's
         network.
-    moves : sequence of {"merge", "delete", "birth"} or None, \
-            default=("merge", "delete")
-        Moves between numbers of components, kept where they raise the bound. "svi" has
-        mergers only, after the last step.
+    moves : sequence of str or None, default=("merge", "delete")
+        Moves between numbers of components, kept where they raise the bound: "merge",
+        "delete" and "birth". "svi" has mergers only, after the last step.
     init_params : {"kmeans", "k-means++", "random"} or array-like, default="kmeans"
         Start. Distances are means over the modalities that a row has. An array holds
         labels (n_samples,) or responsibilities (n_samples, n_atoms).
@@ -201,7 +224,8 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     max_iter : int, default=300
         Most passes over the rows.
     tol : float, default=1e-4
-        Change of the lower bound between passes, in nats a row, to stop at.
+        Change of the lower bound between passes, in nats a row, to stop at. For "svi",
+        whose bound is noisy, 0.01 is often enough: sweeps with mergers follow.
     learning_offset : float, default=1.0
         Of "svi" (and the sticks of "neural"): step t has the rate
         ``(t + learning_offset) ** -learning_decay``.
@@ -575,6 +599,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         with all_or_nothing(self):
             if neural:
                 self._fit_neural(X, y, sample_weight, context, told)
+                self._forget(OF_CLOSED_FORMS)
             else:
                 self._fit_closed(X, y, sample_weight, context, told)
         context.call_on_fit_task_end(
@@ -615,24 +640,36 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
 
     def _fit_closed(self, original, y, sample_weight, context, told) -> None:
         X, codes, weight = self._check_rows(original, y, sample_weight)
-        self._check_closed(X)
-        for name in OF_OTHER_FITS:
-            vars(self).pop(name, None)
-        random_state = check_random_state(self.random_state)
         warm = self.warm_start and hasattr(self, "_mixture")
+        self._check_closed(X, go_on=warm)
+        self._forget(("_network_state", *OF_OTHER_FITS))
+        random_state = check_random_state(self.random_state)
         problem = self._problem(X, codes, weight, warm=warm)
+        batches = problem.batches(random_state)
+        n_starts = 1 if warm else self._n_starts()
         best = None
-        for i in range(1 if warm else self._n_starts()):
+        for i in range(n_starts):
             progress = _Progress(self, context, told, i)
-            state, run = self._run(problem, random_state, progress, warm=warm)
+            state = self._begin(problem, random_state, warm=warm)
+            # Proposals take many passes: the best of several starts makes them.
+            state, run = self._run(
+                state, problem, batches, random_state, progress, alone=n_starts == 1
+            )
             if best is None or state.bound > best[0].bound:
-                best = state, run, progress.bounds
+                best = state, run, progress
             if run.stopped:
                 break
-        state, run, bounds = best
+        state, run, progress = best
+        n_iter = run.n_iter
+        if n_starts > 1 and self.moves and self.method != "svi" and not run.stopped:
+            state, run = self._run(
+                state, problem, batches, random_state, progress, alone=True
+            )
+            n_iter += run.n_iter
+        bounds = progress.bounds
         if not run.converged and not run.stopped:
             warnings.warn(
-                f"{type(self).__name__} did not converge in {run.n_iter} iterations: "
+                f"{type(self).__name__} did not converge in {n_iter} iterations: "
                 f"the lower bound changed by {state.change:.2g} nats a row in the last "
                 f"one, more than tol={self.tol:g}, or a merger was still to be tried. "
                 "Increase max_iter or tol.",
@@ -640,7 +677,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                 stacklevel=6,
             )
         self.converged_ = run.converged
-        self.n_iter_ = run.n_iter
+        self.n_iter_ = n_iter
         shift = self._log_volume(problem.source)
         self.lower_bound_ = state.bound - shift
         self.lower_bounds_ = [value - shift for value in bounds]
@@ -648,18 +685,21 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         self._set_fitted(state, problem, problem.source.factor)
         self._finish(X, codes, weight, problem.source)
 
-    def _run(self, problem, random_state, progress, *, warm) -> tuple[State, Run]:
-        """One fit from one start."""
-        rule = problem.rule
+    def _begin(self, problem, random_state, *, warm) -> State:
+        """A start, or the last fit."""
+        rule, source = problem.rule, problem.source
         if warm:
-            state = State(*self._go_on(problem.source.device, rule.priors))
-        else:
-            try:
-                totals = problem.start.totals(problem.source, rule.priors, random_state)
-                state = start(totals, rule, problem.start.like)
-            except NotPositiveDefinite as error:
-                raise _not_definite(self) from error
-        batches = problem.batches(random_state)
+            return State(*self._go_on(source.device, rule.priors))
+        try:
+            totals = problem.start.totals(source, rule.priors, random_state)
+            return start(totals, rule, problem.start.like)
+        except NotPositiveDefinite as error:
+            raise _not_definite(self) from error
+
+    def _run(
+        self, state, problem, batches, random_state, progress, *, alone
+    ) -> tuple[State, Run]:
+        """Fit from one start; with proposals if it is alone."""
         loop = fit_stochastic if self.method == "svi" else fit_laps
         settings = Settings(
             self.tol,
@@ -667,19 +707,19 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             tuple(self.moves or ()),
             self.learning_offset,
             self.learning_decay,
+            proposals=alone,
         )
         try:
-            state, run = loop(state, rule, batches, settings, random_state, progress)
+            return loop(state, problem.rule, batches, settings, random_state, progress)
         except NotPositiveDefinite as error:
             raise _not_definite(self) from error
-        return state, run
 
     def _partial_fit(self, original, y, classes, sample_weight) -> None:
         go_on = hasattr(self, "_partial")
         X, codes, weight = self._check_rows(
-            original, y, sample_weight, go_on=go_on, classes=classes
+            original, y, sample_weight, go_on=go_on, partial=True, classes=classes
         )
-        self._check_closed(X)
+        self._check_closed(X, go_on=go_on)
         problem = self._problem(X, codes, weight, warm=go_on, coarsened=False)
         source, rule = problem.source, problem.rule
         random_state = check_random_state(self.random_state)
@@ -715,14 +755,16 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         }
         self.labels_ = self._assignments(source)
 
-    def _check_rows(self, original, y, sample_weight, *, go_on=False, classes=None):
+    def _check_rows(
+        self, original, y, sample_weight, *, go_on=False, partial=False, classes=None
+    ):
         """Validated X, label codes and weights; sets what describes them."""
         codes = None
         if self.head is None:
             X = validate_input(self, original, reset=not go_on)
         else:
             X, y = validate_input(self, original, y=y, reset=not go_on)
-            codes = self._encode(y, go_on=go_on, classes=classes)
+            codes = self._encode(y, go_on=go_on, partial=partial, classes=classes)
         weight = None
         if sample_weight is not None:
             weight = np.require(check_weight(sample_weight, X), requirements="CW")
@@ -738,7 +780,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             names[block.indices] = block.name
         self._column_modalities = names[self._columns]
 
-    def _encode(self, y, *, go_on, classes) -> np.ndarray:
+    def _encode(self, y, *, go_on, partial, classes) -> np.ndarray:
         """Codes of the labels, -1 where open; sets `classes_` at a first fit."""
         y = np.asarray(y)
         is_open = np.zeros(len(y), dtype=bool)
@@ -750,9 +792,9 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                 f"{self.unlabeled!r}, the mark of open rows, in all of them."
             )
         check_classification_targets(y[~is_open])
-        if classes is not None or go_on:
+        if partial:
             _check_partial_fit_first_call(self, classes)
-        else:
+        elif not go_on:
             self.classes_ = np.unique(y[~is_open])
         unknown = np.setdiff1d(y[~is_open], self.classes_)
         if len(unknown):
@@ -765,8 +807,21 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         codes[~is_open] = np.searchsorted(self.classes_, y[~is_open])
         return codes
 
-    def _check_closed(self, X: np.ndarray) -> None:
+    def _check_closed(self, X: np.ndarray, *, go_on: bool) -> None:
         """Check what `_parameter_constraints` can't say."""
+        self._keep_architecture(
+            go_on,
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "n_components",
+                    "coupling",
+                    "covariance_type",
+                    "projection",
+                )
+            },
+            has_labels=self.head == "mixture",
+        )
         unknown = set(self.moves or ()) - set(MOVES)
         if unknown:
             raise ValueError(
@@ -790,6 +845,11 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                     f"responsibilities of shape {(len(X), n_atoms)} whose rows sum to "
                     f"1, got an array of shape {given.shape}."
                 )
+
+    def _forget(self, names) -> None:
+        """Drop what another fit has left."""
+        for name in names:
+            vars(self).pop(name, None)
 
     def _n_starts(self) -> int:
         if self.n_init != "auto":
@@ -936,7 +996,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     def _degrees_of_freedom(self, size: int, name: str) -> float:
         dof = self.degrees_of_freedom_prior
         if dof is None:
-            return 2.0 * size
+            return max(2.0 * size, size + 2.0)
         if dof <= size - 1:
             raise ValueError(
                 f"degrees_of_freedom_prior: expected more than {size - 1} for the "
@@ -1035,8 +1095,8 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             known = codes >= 0
             if weight is not None:
                 known &= weight > 0
-            self._head_features = self.representation
-            features = self._represent(X[known], self.representation)
+            self._head_features = self.representation, self.amplify
+            features = self._represent(X[known], *self._head_features)
             self.head_ = make_pipeline(
                 StandardScaler(), LogisticRegression(max_iter=1000)
             )
@@ -1092,10 +1152,12 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             labels[index] = _over_atoms(resp, expectation).argmax(1)
         return labels
 
-    def _represent(self, X: np.ndarray, what: str, random_state=None) -> np.ndarray:
+    def _represent(
+        self, X: np.ndarray, what: str, amplify: float, random_state=None
+    ) -> np.ndarray:
         parts = []
         if what != "responsibilities":
-            parts.append(self._filled(X, self.amplify, random_state))
+            parts.append(self._filled(X, amplify, random_state))
         if what != "filled":
             parts.append(self._responsibilities(X))
         return np.hstack(parts)
@@ -1153,7 +1215,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         if self.method == "neural":
             return self._neural_rows(X, "proba")
         if self.head == "logistic":
-            found = self.head_.predict_proba(self._represent(X, self._head_features))
+            found = self.head_.predict_proba(self._represent(X, *self._head_features))
             proba = np.zeros((len(X), len(self.classes_)))
             proba[:, self.head_.classes_] = found
             return proba
@@ -1307,7 +1369,9 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         X = self._checked(X)
         if self.method == "neural":
             return self._neural_rows(X, "fused").astype(X.dtype, copy=False)
-        values = self._represent(X, self.representation, self._fill_state())
+        values = self._represent(
+            X, self.representation, self.amplify, self._fill_state()
+        )
         if self.keep_missing and self.representation != "responsibilities":
             n = len(self._columns)
             missing = np.isnan(X[:, self._columns])

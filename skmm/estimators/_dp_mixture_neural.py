@@ -85,6 +85,11 @@ class NeuralMixture(GradientEstimator):
     """What ``method="neural"`` does; the parameters are DPMixtureFusion's."""
 
     def _fit_neural(self, original, y, sample_weight, context, told) -> None:
+        if self.head is None:
+            raise ValueError(
+                "head: method='neural' trains on labels, expected 'logistic', the "
+                "network's linear head, got None. Use another method to cluster."
+            )
         go_on = self.warm_start and hasattr(self, "_network_state")
         X, codes, weight = self._check_rows(original, y, sample_weight, go_on=go_on)
         self._check_gradient_params(X)

@@ -564,7 +564,6 @@ class MixtureDisplay:
         for kind, (title, image) in bars.items():
             bar = draw_colour_bar(hosts[kind], left, lower[kind], image)
             bar.ax.set_title(title, loc="left", fontsize=font(7), color=INK)
-        settle(self.figure_)
 
 
 # ---------------------------------------------------------------- drawing

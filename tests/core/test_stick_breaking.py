@@ -129,9 +129,10 @@ def test_evidence_is_that_of_the_assignments(seed):
     counts, eta = rng.integers(0, 6, size=3), float(rng.uniform(0.3, 3))
     expected = 1.0
     density = beta_law(1, eta).pdf
-    for k, n in enumerate(counts):
+    later = counts.sum() - counts.cumsum()
+    for n, after in zip(counts, later, strict=True):
 
-        def chance(v, n=n, after=counts[k + 1 :].sum()):
+        def chance(v, n=n, after=after):
             return v**n * (1 - v) ** after * density(v)
 
         expected *= quad(chance, 0, 1)[0]

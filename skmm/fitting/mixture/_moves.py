@@ -1,16 +1,20 @@
 """Moves between numbers of components; each is kept only if it raises the bound.
 
+Two atoms are merged at once where their sums say so: what the bound gains without the
+responsibilities' entropy is known from sums alone and bounds the whole gain from above,
+since a merger loses entropy; the pairs that pass are tracked in one lap, then the gain
+is exact. Of a fit that has converged, some more moves are tried for a few laps:
+
 merge
-    Two atoms become one. What the bound gains without the responsibilities' entropy is
-    known from sums alone and bounds the whole gain from above, since a merger loses
-    entropy: the pairs that pass are tracked in one lap, then the gain is exact.
+    Two atoms become one, though the bound may fall at first.
 delete
-    A component hands its rows to the others, in one lap.
+    An atom is taken out of reach; the others share its rows.
 birth
-    Some rows of a component are split by 2-means; one half takes an unused component.
+    Some rows of an atom are split by 2-means; one half takes an unused atom.
 """
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -44,30 +48,41 @@ MOVES = ("merge", "delete", "birth")
 MOST_PAIRS = 64
 # Memory for the candidates' posteriors.
 PAIR_CELLS = 2**22
-# Laps that a birth is given to raise the bound, and rows that it looks at.
-BIRTH_LAPS = 3
+# Rows that a birth looks at.
 BIRTH_ROWS = 2000
-# Candidates that are tried, each a lap or more, before a fit counts as settled.
+# Laps that a proposal is given to raise the bound, by this many nats a unit of weight.
+# After some laps it is dropped where ten more gains like the last would not do.
+TRIAL_LAPS = 30
+SURE_LAPS = 4
+FORESIGHT = 10
+LEAST_GAIN = 1e-5
+# Pairs whose exact gain is looked up before some are proposed.
+RANKED_PAIRS = 16
+# Proposals of each kind before a fit counts as settled.
 MOST_TRIALS = 3
 
 
 # ---------------------------------------------------------------- merge
 def candidates(state: State) -> Tensor | None:
     """Pairs of atoms whose merger may raise the bound, the best first."""
-    totals = state.totals
-    pairs = []
-    for g, counts in enumerate(totals.counts):
-        used = torch.nonzero(counts > UNUSED).flatten()
-        i, j = torch.triu_indices(len(used), len(used), 1, device=counts.device)
-        found = torch.stack([torch.full_like(i, g), used[i], used[j]], 1)
-        pairs.append(found[_same_modality(state.mixture, found)])
-    found = torch.cat(pairs)
+    found = _all_pairs(state)
     if not len(found):
         return None
     gain = _gain(state, found)
     best = torch.argsort(gain, descending=True, stable=True)[:MOST_PAIRS]
     best = best[gain[best] > 0]
     return found[best] if len(best) else None
+
+
+def _all_pairs(state: State) -> Tensor:
+    """Pairs (g, i, j) of used atoms that could be one."""
+    pairs = []
+    for g, counts in enumerate(state.totals.counts):
+        used = torch.nonzero(counts > UNUSED).flatten()
+        i, j = torch.triu_indices(len(used), len(used), 1, device=counts.device)
+        found = torch.stack([torch.full_like(i, g), used[i], used[j]], 1)
+        pairs.append(found[_same_modality(state.mixture, found)])
+    return torch.cat(pairs)
 
 
 def merge(state: State, rule: Rule, pairs: Tensor) -> State:
@@ -189,7 +204,7 @@ def _merged(
     )
 
 
-# ---------------------------------------------------------------- delete, birth
+# ---------------------------------------------------------------- proposals
 def propose(
     state: State,
     rule: Rule,
@@ -197,40 +212,91 @@ def propose(
     moves: tuple[str, ...],
     random_state: np.random.RandomState,
 ) -> State:
-    """Try a few deletions and births; the first that raises the bound is kept."""
-    for kind in ("delete", "birth"):
-        if kind not in moves:
-            continue
-        for g, j in _by_size(state, kind)[:MOST_TRIALS]:
-            state.tried.add((kind, g, j))
-            if kind == "delete":
-                proposal = _without(state.mixture, g, j)
+    """Try some moves of each kind; the first that raises the bound is kept."""
+    for kind in (kind for kind in MOVES if kind in moves):
+        options = OPTIONS[kind](state, batches)
+        untried = (option for option in options if (kind, *option) not in state.tried)
+        for option in islice(untried, MOST_TRIALS):
+            state.tried.add((kind, *option))
+            if kind == "merge":
+                proposal = _joined(state, *option)
+            elif kind == "delete":
+                proposal = _without(state.mixture, *option)
             else:
-                proposal = _split(state, batches, g, j, random_state)
-            if proposal is None:
-                continue
-            trial = replace(
-                state, mixture=proposal, memory=[], totals=None, pending=None
-            )
-            for _ in range(1 if kind == "delete" else BIRTH_LAPS):
-                trial = lap(trial, rule, batches, None)
-            if trial.bound > state.bound:
+                proposal = _split(state, batches, *option, random_state)
+            trial = None
+            if proposal is not None:
+                trial = _tried(state, proposal, rule, batches)
+            if trial is not None:
                 trial.count_move(kind)
                 return trial
     return state
 
 
-def _by_size(state: State, kind: str) -> list[tuple[int, int]]:
-    """Used atoms that have not been tried: the smallest to delete, largest to split."""
+def _tried(
+    state: State, proposal: Mixture, rule: Rule, batches: Batches
+) -> State | None:
+    """A proposal after some laps, if its bound is above that of the state."""
+    target = state.bound + LEAST_GAIN * batches.weight
+    trial = replace(state, mixture=proposal, memory=[], totals=None, pending=None)
+    before = -float("inf")
+    for done in range(TRIAL_LAPS):
+        trial = lap(trial, rule, batches, None)
+        if trial.bound > target:
+            return trial
+        hopeless = trial.bound + FORESIGHT * (trial.bound - before) < target
+        if done >= SURE_LAPS and hopeless:
+            break
+        before = trial.bound
+    return None
+
+
+def _mergers(state: State, batches: Batches) -> list[tuple[int, ...]]:
+    """Pairs by what the bound loses, the least first."""
+    pairs = _all_pairs(state)
+    if not len(pairs):
+        return []
+    gain = _gain(state, pairs)
+    best = torch.argsort(gain, descending=True, stable=True)[:RANKED_PAIRS]
+    pairs, gain = pairs[best], gain[best]
+    expectation = Expectation(state.mixture, pairs)
+    for batch in range(len(batches)):
+        for rows in batches.chunks(batch):
+            gain = gain - expectation.totals(rows).pairs
+    order = torch.argsort(gain, descending=True, stable=True)
+    return [tuple(pair) for pair in pairs[order].tolist()]
+
+
+def _deletions(state: State, batches: Batches) -> list[tuple[int, ...]]:
+    """Atoms by what the rows' log-normalisers lose without them, the least first."""
     counts = state.totals.counts
-    n_used = (counts > UNUSED).sum(1).tolist()
-    found = [
-        (float(counts[g, j]), g, j)
-        for g, j in torch.nonzero(counts > UNUSED).tolist()
-        if (kind, g, j) not in state.tried and (n_used[g] > 1 or kind == "birth")
-    ]
-    found.sort(reverse=kind == "birth")
-    return [(g, j) for _, g, j in found]
+    loss = torch.zeros_like(counts)
+    expectation = Expectation(state.mixture)
+    for batch in range(len(batches)):
+        for rows in batches.chunks(batch):
+            resp, _ = expectation.responsibilities(rows)
+            rest = torch.log1p(-resp.clamp_max(1 - 1e-12))
+            loss -= (rest * rows.weight).sum(-1)
+    several = (counts > UNUSED).sum(1, keepdim=True) > 1
+    found = torch.nonzero((counts > UNUSED) & several).tolist()
+    return sorted(map(tuple, found), key=lambda atom: float(loss[atom]))
+
+
+def _births(state: State, batches: Batches) -> list[tuple[int, ...]]:
+    """Atoms, the largest first."""
+    counts = state.totals.counts
+    found = torch.nonzero(counts > UNUSED).tolist()
+    return sorted(map(tuple, found), key=lambda atom: -float(counts[atom]))
+
+
+OPTIONS = {"merge": _mergers, "delete": _deletions, "birth": _births}
+
+
+def _joined(state: State, g: int, i: int, j: int) -> Mixture:
+    """The mixture with two atoms in one."""
+    totals = replace(state.totals, pairs=state.totals.counts.new_zeros(1))
+    totals = _merged(totals, 0, g, i, j, state.mixture)
+    return maximise(totals, state.priors, state.mixture)
 
 
 def _without(mixture: Mixture, g: int, j: int) -> Mixture:

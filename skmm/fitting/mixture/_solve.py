@@ -37,6 +37,8 @@ class Settings:
         Most laps.
     moves : tuple of str
         Among "merge", "delete" and "birth".
+    proposals : bool
+        Whether moves are also proposed once converged, which takes laps to find out.
     learning_offset, learning_decay : float
         Stochastic step t has the rate ``(t + offset) ** -decay``.
     """
@@ -46,6 +48,7 @@ class Settings:
     moves: tuple[str, ...] = ()
     learning_offset: float = 1.0
     learning_decay: float = 0.7
+    proposals: bool = True
 
 
 def start(totals: Totals, rule: Rule, like: Mixture) -> State:
@@ -65,7 +68,7 @@ def fit_laps(
     """Raise the bound lap by lap: coordinate ascent, or memoized for several batches.
 
     The fit has converged when the bound changes by at most `tol`, no merger would
-    raise it, and no proposed deletion or birth has.
+    raise it, and no proposal has.
     """
     weight = batches.weight
 
@@ -73,13 +76,17 @@ def fit_laps(
         before, pairs = state.bound, state.pending
         state = lap(state, rule, batches, pairs)
         state.pending = None
+        n_merged = state.moves.get("merge", 0)
         if pairs is not None:
             state = merge(state, rule, pairs)
+        failed = pairs is not None and state.moves.get("merge", 0) == n_merged
         state.change = abs(state.bound - before) / weight
         settled = state.change <= settings.tol
-        if "merge" in settings.moves and (settled or state.lap % MERGE_EVERY == 0):
+        due = settled or state.lap % MERGE_EVERY == 0
+        # Settled, pairs that have just failed would only fail again.
+        if "merge" in settings.moves and due and not (settled and failed):
             state.pending = candidates(state)
-        if settled and state.pending is None and settings.moves:
+        if settled and state.pending is None and settings.proposals:
             moved = propose(state, rule, batches, settings.moves, random_state)
             if moved is not state:
                 state, state.change = moved, float("inf")
@@ -110,7 +117,8 @@ def stochastic_step(
     if state.totals is None or rate == 1:
         totals = new
     else:
-        totals = state.totals * (1 - rate) + new * rate
+        old = replace(state.totals, pairs=new.pairs)
+        totals = old * (1 - rate) + new * rate
     priors, mixture = rule.update(totals, state.priors, state.mixture)
     return replace(state, priors=priors, mixture=mixture, totals=totals)
 
@@ -125,6 +133,8 @@ def fit_stochastic(
 ) -> tuple[State, Run]:
     """Natural-gradient steps, a batch each, in a new order each lap.
 
+    Mergers are judged by the averaged sums and by a lap's entropies.
+
     The residual is the change, between laps, of the mean bound that the steps saw. In
     the end `settle` makes the bound exact.
     """
@@ -132,13 +142,22 @@ def fit_stochastic(
 
     def step(state: State) -> State:
         before, seen = state.bound, 0.0
+        pairs = None
+        if "merge" in settings.moves and state.totals is not None:
+            pairs = candidates(state)
+        lost: Tensor | float = 0.0
         for done, batch in enumerate(random_state.permutation(len(batches))):
             t = state.lap * len(batches) + done
             rate = (t + settings.learning_offset) ** -settings.learning_decay
-            new = batch_totals(Expectation(state.mixture), batches, batch)
+            new = batch_totals(Expectation(state.mixture, pairs), batches, batch)
+            lost = lost + new.pairs
+            new = replace(new, pairs=new.pairs[:0])
             scale = weight / batches.weights[batch]
             seen += expected_bound(new * scale, state.priors, state.mixture)
             state = stochastic_step(state, rule, new, scale, min(rate, 1.0))
+        if pairs is not None:
+            totals = replace(state.totals, pairs=lost)
+            state = merge(replace(state, totals=totals, memory=[totals]), rule, pairs)
         value = seen / len(batches)
         change = abs(value - before) / weight
         return replace(state, lap=state.lap + 1, bound=value, change=change)
