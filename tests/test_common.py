@@ -8,6 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skmm import (
     CrossModalGraphicalLasso,
+    DPMixtureFusion,
     Modality,
     OneModalityWarning,
     TCMaxClassifier,
@@ -49,6 +50,26 @@ CONFIGURATIONS = [
     CrossModalGraphicalLasso(pooling=0.0, keep_missing=True, solver="admm"),
     CrossModalGraphicalLasso(alpha="auto", selection="ebic", n_alphas=4),
     CrossModalGraphicalLasso(common_ratio="auto", cv=2, random_state=0),
+    DPMixtureFusion(),
+    DPMixtureFusion(modalities=halves, coupling="joint_stick", n_init=1),
+    DPMixtureFusion(
+        modalities=halves, coupling="per_modality", covariance_type="diag", n_init=1
+    ),
+    DPMixtureFusion(modalities=columns, method="svi", tol=0.01, amplify=0.5),
+    DPMixtureFusion(
+        method="memoized", coarsening=None, moves=("merge", "delete", "birth")
+    ),
+    DPMixtureFusion(head="mixture", modalities=halves, n_init=1),
+    DPMixtureFusion(head="mixture", method="svi", tol=0.01, keep_missing=True),
+    DPMixtureFusion(head="logistic", representation="both", n_init=1),
+    DPMixtureFusion(
+        method="neural",
+        head="logistic",
+        modalities=halves,
+        n_components=3,
+        hidden=(32,),
+        embed_dim=8,
+    ),
 ]
 
 

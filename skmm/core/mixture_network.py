@@ -208,7 +208,8 @@ class EmbeddingMixture(nn.Module):
             absent = means + torch.gather(self.scales, 1, chosen) * torch.randn_like(z)
         else:
             absent = (weights[:, None] @ self.means).expand_as(z)
-        return torch.where(observed[:, :, None], z, absent)
+        # The task trains the encoders; components follow the embeddings alone.
+        return torch.where(observed[:, :, None], z, absent.detach())
 
 
 class MixtureFusionNetwork(FusionNetwork):

@@ -90,7 +90,6 @@ OF_OTHER_FITS = (
     "class_concentration_",
     "loss_curve_",
     "validation_loss_curve_",
-    "_partial",
     "_optimizer_state",
 )
 OF_CLOSED_FORMS = (
@@ -107,7 +106,10 @@ OF_CLOSED_FORMS = (
     "_mixture",
     "_priors",
     "_projection",
+    "_sums",
 )
+# What stands beside the sums that a fit keeps.
+NOT_SUMS = ("weight", "seen", "step")
 # Rows above which a component counts as active.
 ACTIVE = 1.0
 
@@ -219,7 +221,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         Start. Distances are means over the modalities that a row has. An array holds
         labels (n_samples,) or responsibilities (n_samples, n_atoms).
     n_init : int or "auto", default="auto"
-        Starts, of which the one with the largest bound is kept; "auto" is 5 for "cavi"
+        Starts, of which the one with the largest bound is kept; "auto" is 3 for "cavi"
         and 1 for others or a given start.
     max_iter : int, default=300
         Most passes over the rows.
@@ -650,7 +652,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         best = None
         for i in range(n_starts):
             progress = _Progress(self, context, told, i)
-            state = self._begin(problem, random_state, warm=warm)
+            state = self._begin(problem, batches, random_state, warm=warm)
             # Proposals take many passes: the best of several starts makes them.
             state, run = self._run(
                 state, problem, batches, random_state, progress, alone=n_starts == 1
@@ -682,14 +684,22 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         self.lower_bound_ = state.bound - shift
         self.lower_bounds_ = [value - shift for value in bounds]
         self.moves_ = dict(state.moves)
-        self._set_fitted(state, problem, problem.source.factor)
+        factor = problem.source.factor
+        n_rows = batches.weight / factor
+        step = state.lap * len(batches)
+        state = replace(state, totals=state.totals * (1 / factor))
+        self._set_fitted(state, n_rows, n_rows, step)
         self._finish(X, codes, weight, problem.source)
 
-    def _begin(self, problem, random_state, *, warm) -> State:
+    def _begin(self, problem, batches, random_state, *, warm) -> State:
         """A start, or the last fit."""
         rule, source = problem.rule, problem.source
         if warm:
-            return State(*self._go_on(source.device, rule.priors))
+            priors, mixture = self._go_on(source.device, rule.priors)
+            kept = _totals_of(self._sums, source.device)
+            return State(
+                priors, mixture, kept * (batches.weight / self._sums["weight"])
+            )
         try:
             totals = problem.start.totals(source, rule.priors, random_state)
             return start(totals, rule, problem.start.like)
@@ -715,7 +725,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             raise _not_definite(self) from error
 
     def _partial_fit(self, original, y, classes, sample_weight) -> None:
-        go_on = hasattr(self, "_partial")
+        go_on = hasattr(self, "_sums")
         X, codes, weight = self._check_rows(
             original, y, sample_weight, go_on=go_on, partial=True, classes=classes
         )
@@ -724,35 +734,36 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         source, rule = problem.source, problem.rule
         random_state = check_random_state(self.random_state)
         batch = Batches(source, 1, problem.chunk, random_state)
-        total = batch.weight + (self._partial["weight"] if go_on else 0.0)
-        stands_for = max(total, self.total_samples or 0.0)
+        seen = batch.weight + (self._sums["seen"] if go_on else 0.0)
+        # Sums are kept of rows that count as one each.
+        stands_for = max(seen, self.total_samples or 0.0)
         zeta = self._zeta(stands_for * problem.observed_share)
         try:
             if go_on:
-                state = State(*self._go_on(source.device, rule.priors))
-                state.totals = _totals_of(self._partial, source.device)
+                kept = _totals_of(self._sums, source.device)
+                state = State(*self._go_on(source.device, rule.priors), kept)
             else:
                 first = problem.start.totals(source, rule.priors, random_state)
                 state = start(first * zeta, rule, problem.start.like)
             new = batch_totals(Expectation(state.mixture), batch, 0)
             if self.method == "svi":
-                t = self._partial["step"] if go_on else 0
+                t = self._sums["step"] if go_on else 0
                 rate = min(1.0, (t + self.learning_offset) ** -self.learning_decay)
-                scale = stands_for * zeta / batch.weight
+                if go_on:
+                    scale = zeta * stands_for / self._sums["weight"]
+                    state = replace(state, totals=kept * scale)
+                scale = zeta * stands_for / batch.weight
                 state = stochastic_step(state, rule, new, scale, rate)
-                unit = zeta
+                kept, weight = state.totals * (1 / zeta), stands_for
             else:
-                kept = new if state.totals is None else state.totals + new
+                kept, weight = kept + new if go_on else new, seen
                 state = stochastic_step(state, rule, kept, zeta, 1.0)
-                state.totals, unit = kept, 1.0
         except NotPositiveDefinite as error:
             raise _not_definite(self) from error
         self.n_iter_ = self.n_iter_ + 1 if go_on else 1
-        totals = self._set_fitted(state, problem, unit)
-        self._partial = to_arrays(vars(totals)) | {
-            "weight": total,
-            "step": self.n_iter_,
-        }
+        step = self._sums["step"] + 1 if go_on else 1
+        self._forget(("lower_bound_", "lower_bounds_", "converged_", "moves_"))
+        self._set_fitted(replace(state, totals=kept), weight, seen, step)
         self.labels_ = self._assignments(source)
 
     def _check_rows(
@@ -854,7 +865,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     def _n_starts(self) -> int:
         if self.n_init != "auto":
             return self.n_init
-        return 5 if self.method == "cavi" and isinstance(self.init_params, str) else 1
+        return 3 if self.method == "cavi" and isinstance(self.init_params, str) else 1
 
     # ------------------------------------------------------------ the problem
     def _problem(self, X, codes, weight, *, warm, coarsened=True) -> "_Problem":
@@ -1043,12 +1054,18 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         return total * source.factor
 
     # ------------------------------------------------------------ what was learnt
-    def _set_fitted(self, state: State, problem: "_Problem", unit: float) -> Totals:
-        """Set fitted attributes; returns sums in the order of the components."""
+    def _set_fitted(self, state: State, weight, seen, step) -> None:
+        """Set fitted attributes from factors and sums of rows that count as one.
+
+        These stand for rows of the given weight; `seen` and `step` tell `partial_fit`
+        how many rows and steps there were.
+        """
         mixture, totals = state.mixture, state.totals
         if self.stick_order == "size":
             mixture, totals = sorted_by_size(mixture, totals)
         self._mixture = _packed(mixture)
+        self._sums = to_arrays(vars(replace(totals, pairs=totals.pairs[:0])))
+        self._sums |= {"weight": weight, "seen": seen, "step": step}
         self._priors = [to_arrays(vars(prior)) for prior in state.priors.blocks]
         shape = (-1,)
         if self.coupling != "shared":
@@ -1056,7 +1073,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         weights = mixture.weights
         weights = weights / weights.sum(1, keepdim=True)
         self.weights_ = weights.reshape(shape).cpu().numpy()
-        self.component_counts_ = (totals.counts / unit).reshape(shape).cpu().numpy()
+        self.component_counts_ = totals.counts.reshape(shape).cpu().numpy()
         self.n_active_components_ = int((self.component_counts_ > ACTIVE).sum())
         sticks = mixture.a, mixture.b
         self.weight_concentration_ = tuple(
@@ -1080,7 +1097,6 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         ]
         if mixture.labels is not None:
             self.class_concentration_ = mixture.labels.flatten(0, 1).cpu().numpy()
-        return totals
 
     @property
     def precisions_cholesky_(self):
@@ -1574,7 +1590,7 @@ def _unpacked(parts: dict[str, Any], device) -> Mixture:
 
 
 def _totals_of(parts: dict[str, Any], device) -> Totals:
-    parts = to_tensors({k: v for k, v in parts.items() if k not in ("weight", "step")})
+    parts = to_tensors({k: v for k, v in parts.items() if k not in NOT_SUMS})
     blocks = [t.to(device) for t in parts.pop("blocks")]
     moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts.items()}
     return Totals(blocks=blocks, **moved)

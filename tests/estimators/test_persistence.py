@@ -12,7 +12,12 @@ from sklearn.datasets import make_blobs
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skmm import CrossModalGraphicalLasso, Modality, TCMaxClassifier
+from skmm import (
+    CrossModalGraphicalLasso,
+    DPMixtureFusion,
+    Modality,
+    TCMaxClassifier,
+)
 
 
 @pytest.fixture(scope="module")

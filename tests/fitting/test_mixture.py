@@ -215,7 +215,7 @@ def test_one_fixed_point_for_all_ways(seed):
     problem = Problem(planted(seed)[0])
     state, _, _ = run(problem, seed=seed, tol=1e-14, max_iter=3000)
     fixed = state.mixture.blocks[0].mean
-    fresh = State(state.priors, state.mixture)
+    fresh = State(state.priors, state.mixture, state.totals)
     memoized = lap(
         lap(fresh, problem.rule, problem.batches(4), None),
         problem.rule,

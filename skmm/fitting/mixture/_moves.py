@@ -221,7 +221,7 @@ def propose(
             if kind == "merge":
                 proposal = _joined(state, *option)
             elif kind == "delete":
-                proposal = _without(state.mixture, *option)
+                proposal = _without(state, *option)
             else:
                 proposal = _split(state, batches, *option, random_state)
             trial = None
@@ -234,11 +234,12 @@ def propose(
 
 
 def _tried(
-    state: State, proposal: Mixture, rule: Rule, batches: Batches
+    state: State, proposal: Totals, rule: Rule, batches: Batches
 ) -> State | None:
     """A proposal after some laps, if its bound is above that of the state."""
     target = state.bound + LEAST_GAIN * batches.weight
-    trial = replace(state, mixture=proposal, memory=[], totals=None, pending=None)
+    mixture = maximise(proposal, state.priors, state.mixture)
+    trial = replace(state, mixture=mixture, totals=proposal, memory=[], pending=None)
     before = -float("inf")
     for done in range(TRIAL_LAPS):
         trial = lap(trial, rule, batches, None)
@@ -292,20 +293,17 @@ def _births(state: State, batches: Batches) -> list[tuple[int, ...]]:
 OPTIONS = {"merge": _mergers, "delete": _deletions, "birth": _births}
 
 
-def _joined(state: State, g: int, i: int, j: int) -> Mixture:
-    """The mixture with two atoms in one."""
+def _joined(state: State, g: int, i: int, j: int) -> Totals:
+    """Sums with two atoms in one."""
     totals = replace(state.totals, pairs=state.totals.counts.new_zeros(1))
-    totals = _merged(totals, 0, g, i, j, state.mixture)
-    return maximise(totals, state.priors, state.mixture)
+    merged = _merged(totals, 0, g, i, j, state.mixture)
+    return replace(merged, pairs=totals.pairs[:0])
 
 
-def _without(mixture: Mixture, g: int, j: int) -> Mixture:
-    """The mixture with one atom out of reach."""
-    a, b = mixture.a.clone(), mixture.b.clone()
-    at = int((mixture.order[g] == j).nonzero()[0, 0])
-    # A stick of which next to nothing is broken off; the others keep their shares.
-    a[g, at], b[g, at] = 1e-9, 1e9
-    return replace(mixture, a=a, b=b)
+def _without(state: State, g: int, j: int) -> Totals:
+    """Sums without those of one atom."""
+    empty = replace(state.totals * 0.0, pairs=state.totals.pairs)
+    return _set_atom(state.totals, empty, state.mixture, g, j)
 
 
 def _split(
@@ -314,8 +312,8 @@ def _split(
     g: int,
     j: int,
     random_state: np.random.RandomState,
-) -> Mixture | None:
-    """The mixture with one atom's rows shared with an unused one, by 2-means."""
+) -> Totals | None:
+    """Sums with one atom's rows shared with an unused one, by 2-means."""
     mixture, priors = state.mixture, state.priors
     counts = state.totals.counts
     free = _unused(counts, mixture, g, j)
@@ -335,7 +333,7 @@ def _split(
     totals = state.totals
     for atom in (j, free):
         totals = _set_atom(totals, halves, mixture, g, atom)
-    return maximise(totals, priors, mixture)
+    return totals
 
 
 def _unused(counts: Tensor, mixture: Mixture, g: int, j: int) -> int | None:

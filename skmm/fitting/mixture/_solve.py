@@ -54,7 +54,7 @@ class Settings:
 def start(totals: Totals, rule: Rule, like: Mixture) -> State:
     """The state whose factors follow from the sums of a first assignment."""
     priors, mixture = rule.update(totals, rule.priors, like)
-    return State(priors, mixture)
+    return State(priors, mixture, totals)
 
 
 def fit_laps(
@@ -114,7 +114,7 @@ def stochastic_step(
     the sums.
     """
     new = new * scale
-    if state.totals is None or rate == 1:
+    if rate == 1:
         totals = new
     else:
         old = replace(state.totals, pairs=new.pairs)
@@ -143,7 +143,7 @@ def fit_stochastic(
     def step(state: State) -> State:
         before, seen = state.bound, 0.0
         pairs = None
-        if "merge" in settings.moves and state.totals is not None:
+        if "merge" in settings.moves and state.lap:
             pairs = candidates(state)
         lost: Tensor | float = 0.0
         for done, batch in enumerate(random_state.permutation(len(batches))):

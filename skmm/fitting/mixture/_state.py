@@ -67,9 +67,9 @@ class State:
     ----------
     priors, mixture
         The factors, and what they are measured against.
-    totals : Totals or None
-        Sums over all rows; None before the first lap.
-    memory : list of (Totals or None)
+    totals : Totals
+        Sums over all rows; before the first lap those of a start or a proposal.
+    memory : list of Totals
         Sums over each batch, by the factors that it was last seen under.
     bound : float
         The lower bound, in nats times weights.
@@ -88,8 +88,8 @@ class State:
 
     priors: Priors
     mixture: Mixture
-    totals: Totals | None = None
-    memory: list[Totals | None] = field(default_factory=list)
+    totals: Totals
+    memory: list[Totals] = field(default_factory=list)
     bound: float = -float("inf")
     pending: Tensor | None = None
     lap: int = 0
@@ -118,18 +118,20 @@ def lap(state: State, rule: Rule, batches: Batches, pairs: Tensor | None) -> Sta
 
     With one batch this is a sweep of coordinate ascent. With more, sums of the batch
     that is visited replace those of its last visit, so the bound is exact once every
-    batch has been seen, and never falls after.
+    batch has been seen, and never falls after. Before its first visit a batch has its
+    share of the sums that the state began with: alone, the first batches would be too
+    few rows for any component.
     """
     priors, mixture, totals = state.priors, state.mixture, state.totals
-    memory = list(state.memory) or [None] * len(batches)
+    memory = state.memory
+    if not memory:
+        memory = [totals * (weight / batches.weight) for weight in batches.weights]
+    memory = list(memory)
     for batch in range(len(batches)):
         new = batch_totals(Expectation(mixture, pairs), batches, batch)
         old, memory[batch] = memory[batch], new
-        if len(batches) == 1 or totals is None:
-            totals = new
-        else:
-            totals = _replaced(totals, old, new)
         if len(batches) > 1:
+            totals = _same_pairs(totals, new) - _same_pairs(old, new) + new
             priors, mixture = rule.update(totals, priors, mixture)
     state = replace(
         state, priors=priors, mixture=mixture, memory=memory, lap=state.lap + 1
@@ -146,12 +148,6 @@ def updated(state: State, rule: Rule) -> State:
     return replace(state, priors=priors, mixture=mixture, bound=value)
 
 
-def _replaced(totals: Totals, old: Totals | None, new: Totals) -> Totals:
-    if old is None:
-        return _same_pairs(totals, new) + new
-    return _same_pairs(totals, new) - _same_pairs(old, new) + new
-
-
 def _same_pairs(totals: Totals, like: Totals) -> Totals:
     """Totals that track the pairs of others; sums over pairs are taken anew."""
     if len(totals.pairs) == len(like.pairs):
@@ -159,7 +155,7 @@ def _same_pairs(totals: Totals, like: Totals) -> Totals:
     return replace(totals, pairs=torch.zeros_like(like.pairs))
 
 
-def sum_of(memory: list[Totals | None]) -> Totals:
+def sum_of(memory: list[Totals]) -> Totals:
     """Sums over all batches."""
     total = memory[0]
     for part in memory[1:]:
