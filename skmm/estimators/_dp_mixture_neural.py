@@ -182,7 +182,7 @@ class NeuralMixture(GradientEstimator):
         seed = random_state.randint(2**31 - 1)
         for m, there in enumerate(observed):
             own, w = z[m][there].numpy(), index.weight[there.numpy()]
-            k = min(means.shape[1], len(own))
+            k = min(means.shape[1], len(np.unique(own.round(6), axis=0)))
             found = KMeans(k, n_init=1, random_state=seed).fit(own, sample_weight=w)
             means[m, :k] = torch.from_numpy(found.cluster_centers_)
             # Components that are left over stand at the mean.

@@ -107,6 +107,44 @@ def test_graphical_lasso(data, options):
             )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "svi", "tol": 0.01},
+        {"head": "mixture", "coupling": "joint_stick"},
+        {"head": "logistic", "representation": "both"},
+        {"method": "neural", "head": "logistic", "max_epochs": 2, "n_components": 2},
+    ],
+)
+def test_mixture(data, options):
+    groups = {"a": slice(0, 3), "b": [4, 3]}
+    model = DPMixtureFusion(groups, random_state=0, **options).fit(*data)
+    kinds = {type(x) for x in leaves(vars(model))}
+    assert not any(issubclass(k, torch.Tensor) for k in kinds)
+    file = skops.io.dumps(model)
+    unknown = skops.io.get_untrusted_types(data=file)
+    assert all(name.startswith("skmm.") for name in unknown)
+    for again in (
+        pickle.loads(pickle.dumps(model)),
+        skops.io.loads(file, trusted=unknown),
+    ):
+        for method in ("predict_proba", "transform", "impute", "score_samples"):
+            if hasattr(model, method):
+                np.testing.assert_array_equal(
+                    getattr(again, method)(data[0]), getattr(model, method)(data[0])
+                )
+
+
+def test_mixture_goes_on_from_a_file(data):
+    X, _ = data
+    model = DPMixtureFusion(None, method="memoized", random_state=0)
+    again = pickle.loads(pickle.dumps(model.partial_fit(X[:40])))
+    model.partial_fit(X[40:])
+    again.partial_fit(X[40:])
+    np.testing.assert_array_equal(again.weights_, model.weights_)
+
+
 class Own(torch.nn.Linear):
     """A user's encoder class."""
 
