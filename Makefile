@@ -13,7 +13,8 @@ EXAMPLES   ?= 1
 VENV       := .venv
 BENCH      := .venv-bench
 BENCHMARKS ?= benchmarks/tcmax.py benchmarks/graphical_lasso.py \
-    benchmarks/held_out_likelihood.py benchmarks/graph_recovery.py benchmarks/accuracy.py
+    benchmarks/held_out_likelihood.py benchmarks/graph_recovery.py \
+    benchmarks/dp_mixture.py benchmarks/clustering.py benchmarks/accuracy.py
 PIP_INSTALL = bin/pip install --quiet -c constraints.txt
 
 # One thread: several threads on busy cores make small fits 10 to 40 times slower.

@@ -5,8 +5,10 @@
 1. Five-fold accuracy of Pipelines with TCMaxClassifier and CrossModalGraphicalLasso
    beside plain baselines, with 0, 30 and 60 % of the blocks missing in training and
    test rows alike.
-2. A small grid search over the loss and over `modalities`: which views help.
-3. What each view alone tells of the digit, which columns of two views depend on each
+2. Clustering with DPMixtureFusion, which is not told that there are ten digits, beside
+   k-means, which is.
+3. A small grid search over the loss and over `modalities`: which views help.
+4. What each view alone tells of the digit, which columns of two views depend on each
    other, and a figure.
 """
 
@@ -22,16 +24,20 @@ import numpy as np
 from peers import make_peer
 from protocol import Problem, folds, load, with_gaps
 from sklearn.callback import ProgressBar
+from sklearn.cluster import KMeans
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skmm import CrossModalGraphicalLasso, TCMaxClassifier
+from skmm import CrossModalGraphicalLasso, DPMixtureFusion, TCMaxClassifier
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FRACTIONS = (0.0, 0.3, 0.6)
+MIXTURE = "DPMixtureFusion"
 OURS, GRAPH, ALL, BEST, LATE = (
     "TCMaxClassifier",
     "CrossModalGraphicalLasso, one graph",
@@ -118,6 +124,31 @@ def compare(problem: Problem) -> list[Score]:
             scores.append(max(runs, key=lambda run: np.mean(run.values)))
             print(scores[-1], flush=True)
     return scores
+
+
+def cluster(problem: Problem) -> None:
+    """Group the digits without labels; all gaps are those of the accuracies above."""
+    print(
+        "\nClustering (normalised mutual information, adjusted Rand index):", flush=True
+    )
+    for fraction in FRACTIONS:
+        gaps = with_gaps(problem, fraction, seed=0)
+        means = make_pipeline(
+            StandardScaler(), SimpleImputer(), KMeans(10, random_state=0)
+        )
+        mixture = DPMixtureFusion(gaps.modalities, random_state=0)
+        for name, model in (("k-means told k = 10", means), (MIXTURE, mixture)):
+            start = time.perf_counter()
+            labels = model.fit_predict(gaps.X)
+            seconds = time.perf_counter() - start
+            nmi = normalized_mutual_info_score(problem.y, labels)
+            rand = adjusted_rand_score(problem.y, labels)
+            n_groups = int((np.bincount(labels) >= len(labels) / 100).sum())
+            print(
+                f"{fraction:>6.0%}  {name:<36}{nmi:.3f}  {rand:.3f}  "
+                f"{n_groups:>3} groups{seconds:>7.1f} s",
+                flush=True,
+            )
 
 
 def search(problem: Problem) -> None:
@@ -207,6 +238,7 @@ def main() -> None:
     widths = {name: s.stop - s.start for name, s in problem.modalities.items()}
     print(f"{len(problem.y)} handwritten digits in three views, columns: {widths}")
     scores = compare(problem)
+    cluster(problem)
     search(with_gaps(problem, 0.3, seed=0))
     edges(problem)
     draw(scores, information(problem), output)

@@ -5,6 +5,7 @@ estimator                     formulas in `skmm.core`      way of fitting
 ============================  ===========================  ================
 `CrossModalGraphicalLasso`    `precision`, `gaussian`      alternating
 `DPMixtureFusion`             `mixture`                    alternating
+(its neural form)             `mixture_network`            gradient
 `TCMaxClassifier`             `dependence`, `networks`     gradient
 ============================  ===========================  ================
 
