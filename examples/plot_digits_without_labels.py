@@ -108,7 +108,7 @@ plt.show()
 # there are depends on how closely one looks. That the default comes near the ten of the
 # labels is luck in part. Over other gaps and single starts it gives nine to eleven;
 # where it is nine, two digits that look alike share one, as 3 and 5 in the middle,
-# which the five starts above told apart.
+# which the best of several starts, above, tells apart.
 #
 # Pictures that were taken away
 # -----------------------------

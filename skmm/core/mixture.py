@@ -235,7 +235,17 @@ class Totals:
         return self._with(other, torch.sub)
 
     def __mul__(self, factor: float) -> "Totals":
-        return self._with(self, lambda t, _: t * factor)
+        return self.map(lambda t: t * factor)
+
+    def map(self, operate: Callable[[Tensor], Tensor]) -> "Totals":
+        """Every tensor changed by a function."""
+        return self._with(self, lambda t, _: operate(t))
+
+    def overwritten(self, other: "Totals") -> "Totals":
+        """The values of others in this one's memory, but for the tracked pairs."""
+        pairs = torch.zeros_like(other.pairs)
+        same = replace(self, pairs=pairs)
+        return same._with(other, lambda t, new: t.copy_(new))
 
     def _with(
         self, other: "Totals", operate: Callable[[Tensor, Tensor], Tensor]

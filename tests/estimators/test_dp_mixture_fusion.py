@@ -61,6 +61,13 @@ def test_planted_groups_without_being_told_k(seed, covariance_type, method):
     assert model.component_counts_.sum() == pytest.approx(400)
 
 
+def test_batches_that_count_for_less_than_a_row_do_not_collapse():
+    X, group = planted(0, n=3000)
+    # 188 batches, of a quarter of a row each.
+    model = fit(X, method="memoized", batch_size=16, coarsening=50.0)
+    assert adjusted_rand_score(group, model.labels_) > 0.97
+
+
 def test_one_group_is_one_component():
     X = np.random.default_rng(0).normal(size=(200, 8))
     assert fit(X).n_active_components_ == 1

@@ -234,13 +234,14 @@ def distinct_rows(
 
     Weights and repetitions then give the same start, whatever the order of the rows.
     """
-    kept = np.arange(len(X)) if weight is None else np.flatnonzero(weight > 0)
+    kept, total = np.arange(0), float(len(X) if weight is None else weight.sum())
+    if len(X) > START_ROWS:
+        # With replacement, since a permutation of all rows would not be small.
+        kept = np.unique(random_state.randint(len(X), size=START_ROWS))
+        kept = kept if weight is None else kept[weight[kept] > 0]
+    if not len(kept):
+        kept = np.arange(len(X)) if weight is None else np.flatnonzero(weight > 0)
     own = np.ones(len(kept)) if weight is None else weight[kept]
-    total = own.sum()
-    if len(kept) > START_ROWS:
-        part = random_state.choice(len(kept), START_ROWS, replace=False)
-        part.sort()
-        kept, own = kept[part], own[part]
     rows = np.ascontiguousarray(X[kept])
     # Compared as bytes: NaN equals itself, and a row sorts as one key.
     key = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()

@@ -123,16 +123,14 @@ def lap(state: State, rule: Rule, batches: Batches, pairs: Tensor | None) -> Sta
     few rows for any component.
     """
     priors, mixture, totals = state.priors, state.mixture, state.totals
-    memory = state.memory
-    if not memory:
-        memory = [totals * (weight / batches.weight) for weight in batches.weights]
-    memory = list(memory)
+    memory = state.memory or _shared_out(totals, batches)
     for batch in range(len(batches)):
         new = batch_totals(Expectation(mixture, pairs), batches, batch)
-        old, memory[batch] = memory[batch], new
         if len(batches) > 1:
-            totals = _same_pairs(totals, new) - _same_pairs(old, new) + new
+            old = _same_pairs(memory[batch], new)
+            totals = _same_pairs(totals, new) - old + new
             priors, mixture = rule.update(totals, priors, mixture)
+        memory[batch] = memory[batch].overwritten(new)
     state = replace(
         state, priors=priors, mixture=mixture, memory=memory, lap=state.lap + 1
     )
@@ -146,6 +144,16 @@ def updated(state: State, rule: Rule) -> State:
     priors, mixture = rule.update(state.totals, state.priors, state.mixture)
     value = bound(state.totals, priors, mixture)
     return replace(state, priors=priors, mixture=mixture, bound=value)
+
+
+def _shared_out(totals: Totals, batches: Batches) -> list[Totals]:
+    """Each batch's share of sums, in one piece of memory for all batches.
+
+    Small pieces, replaced one by one among the large ones of chunks, would leave holes.
+    """
+    shares = [weight / batches.weight for weight in batches.weights]
+    together = totals.map(lambda t: torch.stack([t * share for share in shares]))
+    return [together.map(lambda t, b=b: t[b]) for b in range(len(shares))]
 
 
 def _same_pairs(totals: Totals, like: Totals) -> Totals:
