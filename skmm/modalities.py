@@ -788,17 +788,65 @@ def observed_modalities(X: NDArray[Any], layout: Layout) -> NDArray[np.bool_]:
         If there are infinities.
     """
     observed = np.empty((len(X), len(layout)), dtype=bool)
+    for rows, part in _observed_parts(X, layout):
+        observed[rows] = part
+    return observed
+
+
+def observed_weight(
+    X: NDArray[Any], layout: Layout, sample_weight: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
+    """Weight of the rows that have each modality, checked at fit to be positive.
+
+    As `observed_modalities` and `check_observed`, without keeping anything a row.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Validated data, read once, in chunks of rows.
+    layout : Layout
+        Modalities.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Weights; one each by default.
+
+    Returns
+    -------
+    weight : ndarray of shape (n_modalities,)
+
+    Raises
+    ------
+    ValueError
+        If there are infinities, a modality is never observed in a row that counts, or
+        no row counts.
+    """
+    total = np.zeros(len(layout))
+    for rows, part in _observed_parts(X, layout):
+        own = np.ones(len(part)) if sample_weight is None else sample_weight[rows]
+        total += own @ part
+    # One row stands for all: modalities that have weight, and whether any row has.
+    some = sample_weight is None or bool((sample_weight > 0).any())
+    check_observed(
+        (total > 0)[np.newaxis], layout, sample_weight=np.array([float(some)])
+    )
+    return total
+
+
+def _observed_parts(
+    X: NDArray[Any], layout: Layout
+) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
+    """Which modalities rows have, chunk by chunk; raises in the end on infinities."""
     infinite: dict[str, list[int]] = {}
     for rows in row_chunks(*X.shape):
+        observed = np.empty((rows.stop - rows.start, len(layout)), dtype=bool)
         for m, block in enumerate(layout):
             values = X[rows, block.columns]
             finite = np.isfinite(values)
-            observed[rows, m] = finite.any(axis=1)
+            observed[:, m] = finite.any(axis=1)
             if not finite.all():
                 found = np.flatnonzero(np.isinf(values).any(axis=1)) + rows.start
                 infinite.setdefault(block.name, []).extend(found.tolist())
+        yield rows, observed
     _raise_infinite({name: rows for name, rows in infinite.items() if rows})
-    return observed
 
 
 def _raise_infinite(infinite: Mapping[str, list[int]]) -> None:

@@ -26,6 +26,7 @@ from skmm.modalities import (
     check_observed,
     check_rows_observed,
     observed_modalities,
+    observed_weight,
     resolve_modalities,
     row_chunks,
     split_blocks,
@@ -930,3 +931,29 @@ def test_a_memory_map_is_read_in_chunks(tmp_path):
     assert peak - copied < X.nbytes / 20
     assert all(np.shares_memory(view, X) for view in views)
     assert_array_equal(np.argwhere(~observed), [[5, 0]])
+
+
+def test_observed_weight_is_that_of_the_observed_modalities():
+    X = np.random.default_rng(0).normal(size=(500, 5))
+    X[::3, :2] = np.nan
+    layout = resolve_modalities([2, 3], X)
+    weight = np.random.default_rng(1).uniform(size=500)
+    expected = weight @ observed_modalities(X, layout)
+    np.testing.assert_allclose(observed_weight(X, layout, weight), expected)
+    assert observed_weight(X, layout).tolist() == [500 - 167, 500]
+
+
+@pytest.mark.parametrize(
+    ("weight", "text"),
+    [
+        ([1.0, 0.0, 0.0], "modality 'modality1' is never observed"),
+        ([0.0, 0.0, 0.0], "sample_weight: all weights are zero"),
+        (None, "contains infinity: modality 'modality0', row 2"),
+    ],
+)
+def test_observed_weight_names_what_is_wrong(weight, text):
+    X = np.array([[1.0, np.nan], [2.0, 3.0], [np.inf if weight is None else 1, 0.0]])
+    layout = resolve_modalities([1, 1], X)
+    weight = None if weight is None else np.array(weight)
+    with pytest.raises(ValueError, match=text):
+        observed_weight(X, layout, weight)

@@ -70,8 +70,8 @@ from skmm.fitting.mixture import (
     stochastic_step,
 )
 from skmm.modalities import (
-    check_observed,
     observed_modalities,
+    observed_weight,
     row_chunks,
     validate_input,
 )
@@ -872,9 +872,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         """All that a fit needs; sets what prediction needs of it."""
         layout, diagonal = self._layout, self.covariance_type == "diag"
         device = resolve_device(self.device, fitting=True)
-        observed = observed_modalities(X, layout)
-        check_observed(observed, layout, sample_weight=weight)
-        n_observed = observed.sum(0) * 1.0 if weight is None else weight @ observed
+        n_observed = observed_weight(X, layout, weight)
         if not warm:
             self._dtype = X.dtype.name
             self._projection = BlockProjection.fit(
