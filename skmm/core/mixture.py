@@ -28,7 +28,7 @@ Tensors: atoms are ``(G, J)`` for G sticks of J atoms, rows are the last axis.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,15 +36,14 @@ from torch import Tensor
 from torch.special import digamma
 
 from skmm.core import stick_breaking as sticks
-from skmm.core.gaussian import patterns
 from skmm.core.normal_wishart import (
     LOG_2PI,
+    Completer,
     Completion,
     NormalWishart,
     Sums,
     cholesky,
     coefficients,
-    complete,
     completed_sums,
     divergence,
     features,
@@ -60,6 +59,8 @@ from skmm.core.normal_wishart import (
 COUPLINGS = ("shared", "joint_stick", "per_modality")
 # Log-weight of an atom that a row can't have: finite, so that 0 times it is 0.
 NEVER = -1e300
+# Numbers that the completion of rows may take at a time.
+COMPLETED_CELLS = 2**21
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,20 @@ class Mixture:
         )
 
     @property
+    def log_mean_weights(self) -> Tensor:
+        r""":math:`\log E \pi` of the atoms, (G, J), unnormalised."""
+        values = sticks.log_expected_weights(self.a, self.b)
+        return sticks.out_of_order(values, self.order)
+
+    @property
     def weights(self) -> Tensor:
         r""":math:`E \pi` of the atoms, (G, J), unnormalised."""
-        return sticks.out_of_order(sticks.expected_weights(self.a, self.b), self.order)
+        return self.log_mean_weights.exp()
+
+    def weights_within(self, m: int) -> Tensor:
+        """Weights (K,) of the components of one modality, summing to one."""
+        values = of_block(self.log_mean_weights, m, self.coupling, len(self.blocks))
+        return torch.softmax(values, 0)
 
     @property
     def log_labels(self) -> Tensor | None:
@@ -288,6 +300,7 @@ class Expectation:
             without_cells(c, q.size) if q.diagonal else c
             for c, q in zip(self.coefficients, mixture.blocks, strict=True)
         ]
+        self.completers: dict[int, Completer] = {}
         self.references = [fixed_coefficients(h) for h in mixture.reference or ()]
 
     # ------------------------------------------------------------ one chunk
@@ -296,7 +309,7 @@ class Expectation:
 
         The reference densities of a joint stick are in the log-normalisers.
         """
-        resp, constant, _, _ = self._logits(rows)
+        resp, constant, _ = self._logits(rows)
         top = _shift_(resp)
         total = resp.exp_().sum(1, keepdim=True)
         resp.div_(total)
@@ -306,7 +319,7 @@ class Expectation:
     def totals(self, rows: Rows) -> Totals:
         """Sums over rows."""
         mixture = self.mixture
-        logits, constant, phi, completions = self._logits(rows)
+        logits, constant, phi = self._logits(rows)
         top = _shift_(logits)
         resp = logits.exp()
         total = resp.sum(1, keepdim=True)
@@ -327,7 +340,7 @@ class Expectation:
                 total = with_cells(total, mixture.blocks[m].size)
             total, hidden = self._fill(m, total, rows.cells[m])
             entropy = entropy + hidden
-            for index, done in completions[m]:
+            for index, done in self._completions(m, rows):
                 sums, hidden = completed_sums(done, part[:, index])
                 total = total + pack_sums(sums)
                 entropy = entropy + hidden
@@ -351,11 +364,17 @@ class Expectation:
 
         Where a row's assignment says nothing of the modality, the weights.
         """
-        part = self._of_block(resp, m)
-        total = part.sum(0)
-        own = self._of_block(self.mixture.weights, m)
-        own = (own / own.sum())[:, None]
-        return torch.where(total > 0, part / torch.where(total > 0, total, 1), own)
+        own = self.mixture.weights_within(m)[:, None]
+        if self.mixture.coupling == "shared":
+            return resp[0]
+        if self.mixture.coupling == "per_modality":
+            return torch.where(rows.seen[m] > 0, resp[m], own)
+        # Those of an atom of another modality may be too small to be normalised.
+        part, _ = self._part(m, rows)
+        weights = of_block(self.log_weights, m, "joint_stick", len(rows.z))
+        return torch.where(
+            rows.seen[m] > 0, torch.softmax(part + weights[:, None], 0), own
+        )
 
     def filled(
         self, rows: Rows, share: Tensor, m: int, noise: Tensor | None = None
@@ -386,52 +405,32 @@ class Expectation:
         out = torch.where(cells > 0, z, mean)
         if q.diagonal:
             return out
-        index = torch.nonzero((cells.sum(0) < len(cells)) & (seen > 0)).flatten()
-        for pattern, where in patterns(cells[:, index].mT > 0):
-            at = index[where]
-            done = complete(q, z[:, at].mT, pattern)
-            out[:, at] = torch.einsum("kn,knd->dn", share[:, at], done.filled)
+        for at, done in self._completions(m, rows):
+            some = share[:, at]
+            out[:, at] = torch.einsum("kn,knd->dn", some, done.filled)
             if noise is not None:
-                u = torch.nonzero(~pattern).flatten()
-                root = cholesky(done.covariance[:, u][:, :, u])
-                out[u[:, None], at] += _colour(root, share[:, at], noise[u][:, at])
+                rank = torch.arange(len(at), device=at.device)[:, None]
+                own = noise.mT[at][rank, done.hidden][None, ..., None]
+                own = torch.linalg.solve_triangular(
+                    done.factor.mT, own.expand(*done.factor.shape[:-1], 1), upper=True
+                )
+                drawn = torch.einsum("kn,kns->ns", some, own[..., 0])
+                out[done.hidden, at[:, None]] += drawn
         return out
 
     # ------------------------------------------------------------ parts
-    def _logits(
-        self, rows: Rows
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[list[tuple[Tensor, Completion]]]]:
-        """Log-weights plus log-densities, and what the sums need besides.
+    def _logits(self, rows: Rows) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Log-weights plus log-densities, (G, J, n), and what the sums need besides.
 
-        Besides: references' log-densities (1, n), features of each modality, and its
-        rows that had to be completed.
+        Besides: references' log-densities (1, n) and features of each modality.
         """
         mixture = self.mixture
         parts: list[Tensor] = []
         phi: list[Tensor] = []
-        completions: list[list[tuple[Tensor, Completion]]] = []
-        for m, q in enumerate(mixture.blocks):
-            z, seen, cells = rows.z[m], rows.seen[m], rows.cells[m]
-            done = []
-            if cells is not None and not q.diagonal:
-                partial = (cells.sum(0) < len(cells)) & (seen > 0)
-                seen = torch.where(partial, 0, seen)
-                full = torch.where(partial, 0, z)
-                feature = features(full, seen, None, False)
-                part = self.complete[m] @ feature
-                index = torch.nonzero(partial).flatten()
-                for pattern, where in patterns(cells[:, index].mT > 0):
-                    at = index[where]
-                    completed = complete(q, z[:, at].mT, pattern)
-                    part[:, at] = completed.log_density
-                    done.append((at, completed))
-            else:
-                feature = features(z, seen, cells, q.diagonal)
-                every = self.complete[m] if cells is None else self.coefficients[m]
-                part = every @ feature
+        for m in range(len(mixture.blocks)):
+            part, feature = self._part(m, rows)
             parts.append(part)
             phi.append(feature)
-            completions.append(done)
         constant = rows.weight.new_zeros((1, rows.n_rows))
         if self.references:
             references = self._references(rows)
@@ -442,7 +441,50 @@ class Expectation:
             known = rows.labels >= 0
             own = self.log_labels[:, :, rows.labels.clamp_min(0)]
             logits += torch.where(known, own, 0)
-        return logits, constant, phi, completions
+        return logits, constant, phi
+
+    def _part(self, m: int, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Log-densities (K, n) of one modality, 0 where absent, and its features.
+
+        Rows that have to be completed have no features.
+        """
+        q = self.mixture.blocks[m]
+        z, seen, cells = rows.z[m], rows.seen[m], rows.cells[m]
+        if cells is None or q.diagonal:
+            feature = features(z, seen, cells, q.diagonal)
+            every = self.complete[m] if cells is None else self.coefficients[m]
+            return every @ feature, feature
+        partial = (cells.sum(0) < len(cells)) & (seen > 0)
+        feature = features(
+            torch.where(partial, 0, z), torch.where(partial, 0, seen), None, False
+        )
+        part = self.complete[m] @ feature
+        for at, done in self._completions(m, rows):
+            part[:, at] = done.log_density
+        return part, feature
+
+    def _completions(
+        self, m: int, rows: Rows, completer: Completer | None = None
+    ) -> Iterator[tuple[Tensor, Completion]]:
+        """Rows of a full modality that lack some of its cells, few at a time.
+
+        Computed anew for densities and for sums: kept, they would be K rows a row.
+        """
+        cells, q = rows.cells[m], self.mixture.blocks[m]
+        if cells is None or q.diagonal:
+            return
+        if completer is None:
+            if m not in self.completers:
+                self.completers[m] = Completer(q)
+            completer = self.completers[m]
+        n_hidden = torch.where(rows.seen[m] > 0, len(cells) - cells.sum(0), 0)
+        for s in range(1, len(cells)):
+            index = torch.nonzero(n_hidden == s).flatten()
+            step = max(1, COMPLETED_CELLS // (len(q.dof) * (len(cells) + s * s)))
+            for at in torch.split(index, step):
+                if len(at):
+                    where = torch.nonzero(cells[:, at].mT == 0)[:, 1].view(-1, s)
+                    yield at, completer(rows.z[m][:, at].mT, where)
 
     def _combined(self, parts: list[Tensor], seen: Tensor) -> Tensor:
         weights = self.log_weights[:, :, None]
@@ -490,15 +532,12 @@ class Expectation:
                     own = without_cells(own, h.size)
                 out.append((own @ phi)[0])
                 continue
-            value = z.new_zeros(z.shape[1])
-            for pattern, at in patterns((cells > 0).mT):
-                if pattern.any():
-                    o = torch.nonzero(pattern).flatten()
-                    root = cholesky(h.scale[:, o][:, :, o])
-                    apart = z[o][:, at] - h.mean[0, o, None]
-                    white = torch.linalg.solve_triangular(root[0], apart, upper=False)
-                    half = log_det(root)[0] + len(o) * LOG_2PI
-                    value[at] = -0.5 * (half + (white**2).sum(0))
+            full = seen * (cells.sum(0) == len(cells))
+            phi = features(z * full, full, None, False)
+            value = (self.references[m] @ phi)[0]
+            completer = Completer(h, fixed=True)
+            for at, done in self._completions(m, rows, completer):
+                value[at] = done.log_density[0]
             out.append(value)
         return torch.stack(out)
 

@@ -30,7 +30,7 @@ from skmm.core.stick_breaking import (
     beta_divergence,
     beta_posterior,
     expected_log_weights,
-    expected_weights,
+    log_expected_weights,
 )
 
 FUSIONS = ("concat", "lstm", "attention")
@@ -192,8 +192,8 @@ class EmbeddingMixture(nn.Module):
 
     def weights(self) -> Tensor:
         """Weights (M, K), each modality's summing to one."""
-        weights = expected_weights(self.a, self.b).view(self.shape[:2])
-        return weights / weights.sum(1, keepdim=True)
+        weights = log_expected_weights(self.a, self.b).view(self.shape[:2])
+        return torch.softmax(weights, 1)
 
     def fill(self, z: Tensor, observed: Tensor, draw: bool) -> Tensor:
         """Embeddings with absent ones at the mixture's mean, or drawn from it."""

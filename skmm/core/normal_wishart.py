@@ -334,62 +334,93 @@ def pack_sums(sums: Sums) -> Tensor:
 # ---------------------------------------------------------------- unobserved cells
 @dataclass(frozen=True)
 class Completion:
-    """Rows of one pattern of cells under full covariances.
+    """Rows with the same number s of unobserved cells, under full covariances.
 
     Parameters
     ----------
+    hidden : long Tensor of shape (n, s)
+        Which cells are unobserved.
     log_density : Tensor of shape (K, n)
         Expected log-densities of what is observed.
     filled : Tensor of shape (K, n, D)
         Rows with unobserved cells at their conditional means.
-    covariance : Tensor of shape (K, D, D)
-        Of the unobserved cells; zero elsewhere.
-    entropy : Tensor of shape (K,)
-        Of the unobserved cells, in nats a row.
+    factor : Tensor of shape (K, n, s, s)
+        Cholesky factors of the precisions of the unobserved cells.
     """
 
+    hidden: Tensor
     log_density: Tensor
     filled: Tensor
-    covariance: Tensor
-    entropy: Tensor
+    factor: Tensor
+
+    @property
+    def entropy(self) -> Tensor:
+        """Of the unobserved cells, (K, n), in nats."""
+        half = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return 0.5 * self.hidden.shape[1] * (1 + LOG_2PI) - half
 
 
-def complete(q: NormalWishart, z: Tensor, pattern: Tensor) -> Completion:
-    r"""Integrate the unobserved cells u of rows of one pattern out.
+class Completer:
+    r"""Integrates the unobserved cells u of rows out.
 
     They are latent variables with the optimal factors
     :math:`N(m_u - \Lambda_{uu}^{-1} \Lambda_{uo} (z_o - m_o), \Lambda_{uu}^{-1})` for
     :math:`\Lambda = \nu W`, hence
 
     .. math:: \frac12 [E \log|\Lambda| - \log|\Lambda_{uu}| - |o| \log 2\pi - D / b
-              - (z_o - m_o)^T \Sigma_{oo}^{-1} (z_o - m_o)], \qquad \Sigma = S / \nu.
+              - d^T \Lambda d + (\Lambda d)_u^T \Lambda_{uu}^{-1} (\Lambda d)_u]
+
+    with the deviations d, zero in u: what has to be factorised is as small as the
+    number of unobserved cells, a row and component at a time.
 
     Parameters
     ----------
     q : NormalWishart
         With full covariances.
-    z : Tensor of shape (n, D)
-    pattern : bool Tensor of shape (D,)
-        True where observed; at least one cell.
+    fixed : bool, default=False
+        Whether the Gaussians are known: means and, as scales, covariances.
     """
-    o, u = torch.nonzero(pattern).flatten(), torch.nonzero(~pattern).flatten()
-    factor = cholesky(q.scale)
-    covariance = q.covariance
-    root = cholesky(covariance[:, o][:, :, o])
-    apart = z[:, o] - q.mean[:, None, o]  # (K, n, o)
-    white = torch.linalg.solve_triangular(root, apart.mT, upper=False)
-    slope = torch.cholesky_solve(covariance[:, o][:, :, u], root)  # (K, o, u)
-    left = covariance[:, u][:, :, u] - covariance[:, u][:, :, o] @ slope
-    filled = z.expand(len(q.mean), *z.shape).clone()
-    filled[:, :, u] = q.mean[:, None, u] + apart @ slope
-    spread = torch.zeros_like(covariance)
-    spread[:, u[:, None], u] = (left + left.mT) / 2
-    hidden = log_det(cholesky(spread[:, u][:, :, u]))
-    constant = expected_log_det(q, factor) + hidden - q.size / q.precision
-    log_density = 0.5 * (constant[:, None] - len(o) * LOG_2PI - (white**2).sum(1))
-    return Completion(
-        log_density, filled, spread, 0.5 * (len(u) * (1 + LOG_2PI) + hidden)
-    )
+
+    def __init__(self, q: NormalWishart, fixed: bool = False):
+        factor = cholesky(q.scale)
+        self.q = q
+        if fixed:
+            self.precision = torch.cholesky_inverse(factor)
+            self.constant = -log_det(factor)
+        else:
+            self.precision = _expected_precision(q, factor)
+            self.constant = expected_log_det(q, factor) - q.size / q.precision
+
+    def __call__(self, z: Tensor, hidden: Tensor) -> Completion:
+        """Complete rows (n, D) whose cells `hidden`, (n, s), are unobserved."""
+        n, s = hidden.shape
+        k, d = self.q.mean.shape
+        rows = torch.arange(n, device=z.device)[:, None]
+        apart = z - self.q.mean[:, None]  # (K, n, D)
+        apart[:, rows, hidden] = 0
+        pull = apart @ self.precision
+        square = (pull * apart).sum(-1)
+        inner = self.precision[:, hidden[:, :, None], hidden[:, None, :]]
+        factor = cholesky(inner.reshape(k * n, s, s)).view(k, n, s, s)
+        own = pull[:, rows, hidden][..., None]  # (K, n, s, 1)
+        white = torch.linalg.solve_triangular(factor, own, upper=False)
+        shift = torch.linalg.solve_triangular(factor.mT, white, upper=True)
+        apart[:, rows, hidden] = -shift[..., 0]
+        log_hidden = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_density = 0.5 * (
+            self.constant[:, None]
+            - log_hidden
+            - (d - s) * LOG_2PI
+            - square
+            + (white[..., 0] ** 2).sum(-1)
+        )
+        filled = torch.where(_is_hidden(hidden, d), apart + self.q.mean[:, None], z)
+        return Completion(hidden, log_density, filled, factor)
+
+
+def _is_hidden(hidden: Tensor, size: int) -> Tensor:
+    mask = torch.zeros((len(hidden), size), dtype=torch.bool, device=hidden.device)
+    return mask.scatter_(1, hidden, True)
 
 
 def completed_sums(completion: Completion, resp: Tensor) -> tuple[Sums, Tensor]:
@@ -401,12 +432,16 @@ def completed_sums(completion: Completion, resp: Tensor) -> tuple[Sums, Tensor]:
     resp : Tensor of shape (K, n)
         Responsibilities times weights.
     """
-    count = resp.sum(1)
     weighted = completion.filled * resp[:, :, None]
     second = weighted.mT @ completion.filled
-    second += count[:, None, None] * completion.covariance
-    entropy = (count * completion.entropy).sum()
-    return Sums(count, weighted.sum(1), second), entropy
+    k, n, s, _ = completion.factor.shape
+    spread = torch.cholesky_inverse(completion.factor.reshape(k * n, s, s))
+    spread = spread.view(k, n, s, s) * resp[:, :, None, None]
+    size = second.shape[1]
+    at = completion.hidden[:, :, None] * size + completion.hidden[:, None, :]
+    second.view(k, -1).index_add_(1, at.flatten(), spread.reshape(k, -1))
+    entropy = (resp * completion.entropy).sum()
+    return Sums(resp.sum(1), weighted.sum(1), second), entropy
 
 
 def _expected_precision(q: NormalWishart, factor: Tensor) -> Tensor:

@@ -27,11 +27,16 @@ def expected_log_weights(a: Tensor, b: Tensor) -> Tensor:
     return digamma(a) - total + rest.cumsum(-1) - rest
 
 
-def expected_weights(a: Tensor, b: Tensor) -> Tensor:
-    r""":math:`E \pi_k`; they sum to one minus what is left of the stick."""
+def log_expected_weights(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`\log E \pi_k`; late sticks' :math:`E \pi_k` may be too small a number."""
     total = torch.log(a + b)
     rest = torch.log(b) - total
-    return torch.exp(torch.log(a) - total + rest.cumsum(-1) - rest)
+    return torch.log(a) - total + rest.cumsum(-1) - rest
+
+
+def expected_weights(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`E \pi_k`; they sum to one minus what is left of the stick."""
+    return log_expected_weights(a, b).exp()
 
 
 def log_beta(a: Tensor, b: Tensor) -> Tensor:

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import multigammaln
-from scipy.stats import wishart
+from scipy.stats import multivariate_normal, wishart
 
 from skmm.core.gaussian import marginal_log_density
 from skmm.core.normal_wishart import (
     LOG_2PI,
+    Completer,
     NormalWishart,
     NotPositiveDefinite,
     Sums,
     cholesky,
     coefficients,
-    complete,
+    completed_sums,
     divergence,
     expected_log_det,
     features,
@@ -220,7 +221,8 @@ def test_unobserved_cells_are_integrated_out(seed, diagonal):
         phi = features(z.T * cells, torch.ones(8, dtype=z.dtype), cells, True)
         found = (coefficients(q) @ phi)[0]
     else:
-        found = complete(q, z, pattern).log_density[0]
+        hidden = torch.tensor([[1, 4]]).expand(8, 2)
+        found = Completer(q)(z, hidden).log_density[0]
     # The factors' own spread is of the order of D^2 / nu.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -229,8 +231,12 @@ def test_unobserved_cells_are_integrated_out(seed, diagonal):
 def test_completion_is_the_conditional_gaussian(seed):
     rng = np.random.default_rng(seed)
     _, z, _, q = draw_factors(rng, 4, False)
-    pattern = torch.tensor([False, True, True, False])
-    done = complete(q, z.T, pattern)
+    n = z.shape[1]
+    done = Completer(q)(z.T, torch.tensor([[0, 3]]).expand(n, 2))
+    fixed = Completer(
+        NormalWishart(q.mean, q.precision, q.covariance, q.dof), fixed=True
+    )(z.T, torch.tensor([[0, 3]]).expand(n, 2))
+    torch.testing.assert_close(fixed.filled, done.filled)
     o, u = [1, 2], [0, 3]
     for k in range(len(q.dof)):
         precision = np.linalg.inv(q.covariance[k].numpy())
@@ -238,9 +244,26 @@ def test_completion_is_the_conditional_gaussian(seed):
         spread = np.linalg.inv(precision[np.ix_(u, u)])
         mean = q.mean[k].numpy()[u] - apart @ precision[np.ix_(o, u)] @ spread
         np.testing.assert_allclose(done.filled[k][:, u], mean, atol=1e-11)
-        np.testing.assert_allclose(done.covariance[k][u][:, u], spread, atol=1e-11)
+        np.testing.assert_array_equal(done.filled[k][:, o], z.T[:, o])
         entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * spread)[1]
-        assert float(done.entropy[k]) == pytest.approx(entropy, abs=1e-11)
+        np.testing.assert_allclose(done.entropy[k], entropy, atol=1e-11)
+        known = multivariate_normal(
+            q.mean[k].numpy()[o], q.covariance[k].numpy()[np.ix_(o, o)]
+        )
+        np.testing.assert_allclose(
+            fixed.log_density[k], known.logpdf(z.T.numpy()[:, o]), atol=1e-10
+        )
+    resp = torch.tensor(rng.uniform(size=(len(q.dof), n)))
+    found, entropy = completed_sums(done, resp)
+    for k in range(len(q.dof)):
+        spread = np.zeros((4, 4))
+        precision = np.linalg.inv(q.covariance[k].numpy())
+        spread[np.ix_(u, u)] = np.linalg.inv(precision[np.ix_(u, u)])
+        filled = done.filled[k].numpy()
+        second = (filled * resp[k].numpy()[:, None]).T @ filled
+        second = second + float(resp[k].sum()) * spread
+        np.testing.assert_allclose(found.second[k], second, atol=1e-9)
+    torch.testing.assert_close(entropy, (resp * done.entropy).sum())
 
 
 @pytest.mark.parametrize("diagonal", KINDS)
