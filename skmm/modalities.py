@@ -794,7 +794,11 @@ def observed_modalities(X: NDArray[Any], layout: Layout) -> NDArray[np.bool_]:
 
 
 def observed_weight(
-    X: NDArray[Any], layout: Layout, sample_weight: NDArray[Any] | None = None
+    X: NDArray[Any],
+    layout: Layout,
+    sample_weight: NDArray[Any] | None = None,
+    *,
+    must: bool = True,
 ) -> NDArray[np.float64]:
     """Weight of the rows that have each modality, checked at fit to be positive.
 
@@ -808,6 +812,8 @@ def observed_weight(
         Modalities.
     sample_weight : ndarray of shape (n_samples,), default=None
         Weights; one each by default.
+    must : bool, default=True
+        Whether each must have some.
 
     Returns
     -------
@@ -823,6 +829,8 @@ def observed_weight(
     for rows, part in _observed_parts(X, layout):
         own = np.ones(len(part)) if sample_weight is None else sample_weight[rows]
         total += own @ part
+    if not must:
+        return total
     # One row stands for all: modalities that have weight, and whether any row has.
     some = sample_weight is None or bool((sample_weight > 0).any())
     check_observed(

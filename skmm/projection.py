@@ -30,6 +30,11 @@ Floats = NDArray[np.float64]
 
 # Eigenvalues below this share of the largest are rounding.
 RANK = 1e-10
+# Columns from which on the covariance of a block is never formed: its leading axes come
+# from passes over the rows, of these more than are asked for.
+WIDE = 2000
+PASSES = 8
+EXTRA_AXES = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +100,7 @@ class BlockProjection:
         *,
         diagonal: bool = False,
     ) -> "BlockProjection":
-        """Gather what is needed in two passes over X, without copying it.
+        """Gather what is needed in passes over X, without copying it.
 
         Parameters
         ----------
@@ -114,8 +119,11 @@ class BlockProjection:
         spread: list[Floats] = []
         for m, block in enumerate(layout):
             if n_components is not None and block.size > n_components:
-                covariance = _covariance(X, block.columns, scaler, m, sample_weight)
-                own = _axes(covariance, n_components)
+                arguments = X, block.columns, scaler, m, sample_weight
+                if block.size > WIDE:
+                    own = _axes_by_passes(*arguments, n_components)
+                else:
+                    own = _axes(_covariance(*arguments), n_components)
                 axes.append(own)
                 spread.append(own.values if diagonal else np.diag(own.values))
                 continue
@@ -287,19 +295,62 @@ def _without_negative(covariance: Floats) -> Floats:
     return np.asarray((vectors * values.clip(0)) @ vectors.T)
 
 
+def _axes_by_passes(
+    X: NDArray[Any],
+    columns: Any,
+    scaler: BlockScaler,
+    m: int,
+    sample_weight: NDArray[Any] | None,
+    n_components: int,
+) -> Axes:
+    """Leading axes by subspace iteration, unobserved cells at their means.
+
+    Each pass multiplies a few directions by the covariance, row by row.
+    """
+    size = len(scaler.center[m])
+    width = min(size, n_components + EXTRA_AXES)
+    random_state = np.random.RandomState(0)  # the same axes for the same rows
+    basis = np.linalg.qr(random_state.standard_normal((size, width)))[0]
+    for _ in range(PASSES):
+        product, trace, total = np.zeros((size, width)), 0.0, 0.0
+        for rows in row_chunks(len(X), size):
+            x = (X[rows, columns] - scaler.mean[m]) / scaler.scale[m]
+            seen = ~np.isnan(x)
+            np.copyto(x, 0.0, where=~seen)
+            weight = seen.any(axis=1).astype(np.float64)
+            if sample_weight is not None:
+                weight *= sample_weight[rows]
+            product += x.T @ ((x @ basis) * weight[:, np.newaxis])
+            trace += float(weight @ np.square(x).sum(axis=1))
+            total += float(weight.sum())
+        small, before = basis.T @ product, basis
+        basis = np.linalg.qr(product)[0]
+    # The covariance as it acts on the last basis.
+    values, turn = np.linalg.eigh((small + small.T) / 2 / total)
+    values, vectors = values[::-1].clip(0), (before @ turn)[:, ::-1]
+    return _kept(values, vectors, n_components, trace / total, size)
+
+
 def _axes(covariance: Floats, n_components: int) -> Axes:
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    return _kept(values, vectors, n_components, float(values.sum()), len(values))
+
+
+def _kept(
+    values: Floats, vectors: Floats, n_components: int, total: float, size: int
+) -> Axes:
+    """The leading axes; what they leave of the total variance is spread evenly."""
     rank = int((values > RANK * values[0]).sum()) if values[0] > 0 else 0
     kept = max(1, min(n_components, rank))
     # The sign of an eigenvector is arbitrary; the largest entry is made positive.
     vectors = vectors[:, :kept]
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.where(vectors[largest, np.arange(kept)] < 0, -1.0, 1.0)
-    rest = values[kept:]
     floor = values[0] if values[0] > 0 else 1.0
+    rest = max(0.0, total - float(values[:kept].sum())) / max(1, size - kept)
     return Axes(
         np.ascontiguousarray(vectors),
         np.maximum(values[:kept], RANK * floor),
-        float(rest.mean()) if len(rest) else 0.0,
+        rest,
     )

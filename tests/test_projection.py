@@ -153,3 +153,25 @@ def test_without_scaling_the_mean_is_still_taken_off():
     projection = BlockProjection.fit(X, layout, None)
     z, _ = projection.apply(0, X)
     np.testing.assert_allclose(z, X - X.mean(0), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_wide_blocks_have_the_same_axes_by_passes(seed, monkeypatch):
+    X = draw(seed, n=60, d=150, rank=5, noise=0.5)
+    weight = np.random.default_rng(seed).uniform(0.5, 2, size=60)
+    exact, _ = fit(X, 5, weight)
+    monkeypatch.setattr("skmm.projection.WIDE", 100)
+    passes, _ = fit(X, 5, weight)
+    one, other = exact.axes[0], passes.axes[0]
+    # Eight passes, with a gap of a few times between the fifth and the sixth value.
+    np.testing.assert_allclose(other.values, one.values, rtol=1e-6)
+    np.testing.assert_allclose(other.vectors, one.vectors, atol=1e-4)
+    assert other.rest == pytest.approx(one.rest, rel=1e-6)
+
+
+def test_twenty_thousand_columns_of_two_hundred_rows():
+    X = draw(0, n=200, d=20_000, rank=3)
+    projection, _ = fit(X, 10)
+    z, _ = projection.apply(0, X)
+    assert z.shape == (200, 10)
+    assert projection.axes[0].values[3] < 0.1 * projection.axes[0].values[2]

@@ -37,7 +37,6 @@ from skmm.core.mixture import (
     Rows,
     Totals,
     atoms_shape,
-    of_block,
     sorted_by_size,
 )
 from skmm.core.normal_wishart import NormalWishart, NotPositiveDefinite, cholesky
@@ -84,15 +83,17 @@ CLOSED_FORMS = ("cavi", "svi", "memoized")
 # A memoized fit keeps the sums of every batch: so many at most, whatever the rows.
 MOST_BATCHES = 256
 # Fitted attributes that only some settings have.
-OF_OTHER_FITS = (
+OF_NETWORKS = (
+    "loss_curve_",
+    "validation_loss_curve_",
+    "_network_state",
+    "_optimizer_state",
+    "_scaler",
+)
+OF_CLOSED_FORMS = (
     "labels_",
     "head_",
     "class_concentration_",
-    "loss_curve_",
-    "validation_loss_curve_",
-    "_optimizer_state",
-)
-OF_CLOSED_FORMS = (
     "component_counts_",
     "n_active_components_",
     "mean_precision_",
@@ -109,7 +110,7 @@ OF_CLOSED_FORMS = (
     "_sums",
 )
 # What stands beside the sums that a fit keeps.
-NOT_SUMS = ("weight", "seen", "step")
+NOT_SUMS = ("weight", "seen", "observed", "step")
 # Rows above which a component counts as active.
 ACTIVE = 1.0
 
@@ -167,7 +168,8 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     Parameters
     ----------
     modalities : "auto", None, list of int, dict or callable, default="auto"
-        How the columns group into modalities; see :mod:`skmm.modalities`.
+        How the columns group into modalities; see :mod:`skmm.modalities`. All are taken
+        as Gaussian, whatever their likelihood, and padding of sequences as missing.
     n_components : int, default=30
         Most components (of each modality, where they have their own).
     coupling : {"shared", "joint_stick", "per_modality"}, default="shared"
@@ -222,9 +224,12 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         labels (n_samples,) or responsibilities (n_samples, n_atoms).
     n_init : int or "auto", default="auto"
         Starts, of which the one with the largest bound is kept; "auto" is 3 for "cavi"
-        and 1 for others or a given start.
+        and 1 for others or a given start. With "joint_stick" the first divides rows
+        among their modalities, and each further one gives them to one modality; "auto"
+        is then one more than there are modalities.
     max_iter : int, default=300
-        Most passes over the rows.
+        Most passes over the rows from one start; those by which moves are tried out do
+        not count.
     tol : float, default=1e-4
         Change of the lower bound between passes, in nats a row, to stop at. For "svi",
         whose bound is noisy, 0.01 is often enough: sweeps with mergers follow.
@@ -310,8 +315,8 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Component of each training row, with ``head=None``. Not kept where X is a memory
-        map: see `predict`.
+        Component of each training row, after `partial_fit` of the last rows; with
+        ``head=None``. Not kept where X is a memory map: see `predict`.
     classes_ : ndarray of shape (n_classes,)
         Labels; with a head.
     weights_ : ndarray of shape (n_components,) or (n_modalities, n_components)
@@ -427,7 +432,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "learning_offset": [Interval(Real, 0, None, closed="left")],
+        "learning_offset": [Interval(Real, 0, None, closed="neither")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="both")],
         "total_samples": [Interval(Integral, 1, None, closed="left"), None],
         "head": [StrOptions({"mixture", "logistic"}), None],
@@ -644,7 +649,10 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         X, codes, weight = self._check_rows(original, y, sample_weight)
         warm = self.warm_start and hasattr(self, "_mixture")
         self._check_closed(X, go_on=warm)
-        self._forget(("_network_state", *OF_OTHER_FITS))
+        self._forget(OF_NETWORKS)
+        self._forget(("labels_", "head_", "class_concentration_"))
+        if self.head is None:
+            self._forget(("classes_",))
         random_state = check_random_state(self.random_state)
         problem = self._problem(X, codes, weight, warm=warm)
         batches = problem.batches(random_state)
@@ -652,7 +660,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         best = None
         for i in range(n_starts):
             progress = _Progress(self, context, told, i)
-            state = self._begin(problem, batches, random_state, warm=warm)
+            state = self._begin(problem, batches, random_state, i, warm=warm)
             # Proposals take many passes: the best of several starts makes them.
             state, run = self._run(
                 state, problem, batches, random_state, progress, alone=n_starts == 1
@@ -664,8 +672,9 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         state, run, progress = best
         n_iter = run.n_iter
         if n_starts > 1 and self.moves and self.method != "svi" and not run.stopped:
+            left = max(1, self.max_iter - n_iter)
             state, run = self._run(
-                state, problem, batches, random_state, progress, alone=True
+                state, problem, batches, random_state, progress, alone=True, left=left
             )
             n_iter += run.n_iter
         bounds = progress.bounds
@@ -688,32 +697,32 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         n_rows = batches.weight / factor
         step = state.lap * len(batches)
         state = replace(state, totals=state.totals * (1 / factor))
-        self._set_fitted(state, n_rows, n_rows, step)
+        self._set_fitted(state, n_rows, n_rows, problem.observed, step)
         self._finish(X, codes, weight, problem.source)
 
-    def _begin(self, problem, batches, random_state, *, warm) -> State:
+    def _begin(self, problem, batches, random_state, turn, *, warm) -> State:
         """A start, or the last fit."""
         rule, source = problem.rule, problem.source
         if warm:
             priors, mixture = self._go_on(source.device, rule.priors)
             kept = _totals_of(self._sums, source.device)
-            return State(
-                priors, mixture, kept * (batches.weight / self._sums["weight"])
-            )
+            kept = kept * (batches.weight / self._sums["weight"])
+            lap = max(1, self._sums["step"] // len(batches))
+            return State(priors, mixture, kept, lap=lap)
         try:
-            totals = problem.start.totals(source, rule.priors, random_state)
+            totals = problem.start.totals(source, rule.priors, random_state, turn)
             return start(totals, rule, problem.start.like)
         except NotPositiveDefinite as error:
             raise _not_definite(self) from error
 
     def _run(
-        self, state, problem, batches, random_state, progress, *, alone
+        self, state, problem, batches, random_state, progress, *, alone, left=None
     ) -> tuple[State, Run]:
         """Fit from one start; with proposals if it is alone."""
         loop = fit_stochastic if self.method == "svi" else fit_laps
         settings = Settings(
             self.tol,
-            self.max_iter,
+            self.max_iter if left is None else left,
             tuple(self.moves or ()),
             self.learning_offset,
             self.learning_decay,
@@ -735,9 +744,10 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         random_state = check_random_state(self.random_state)
         batch = Batches(source, 1, problem.chunk, random_state)
         seen = batch.weight + (self._sums["seen"] if go_on else 0.0)
+        observed = problem.observed + (self._sums["observed"] if go_on else 0.0)
         # Sums are kept of rows that count as one each.
         stands_for = max(seen, self.total_samples or 0.0)
-        zeta = self._zeta(stands_for * problem.observed_share)
+        zeta = self._zeta(stands_for * observed.mean() / seen)
         try:
             if go_on:
                 kept = _totals_of(self._sums, source.device)
@@ -763,8 +773,9 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         self.n_iter_ = self.n_iter_ + 1 if go_on else 1
         step = self._sums["step"] + 1 if go_on else 1
         self._forget(("lower_bound_", "lower_bounds_", "converged_", "moves_"))
-        self._set_fitted(replace(state, totals=kept), weight, seen, step)
-        self.labels_ = self._assignments(source)
+        self._set_fitted(replace(state, totals=kept), weight, seen, observed, step)
+        if self.head is None:
+            self.labels_ = self._assignments(source)
 
     def _check_rows(
         self, original, y, sample_weight, *, go_on=False, partial=False, classes=None
@@ -775,7 +786,10 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             X = validate_input(self, original, reset=not go_on)
         else:
             X, y = validate_input(self, original, y=y, reset=not go_on)
-            codes = self._encode(y, go_on=go_on, partial=partial, classes=classes)
+            warm = self.warm_start and hasattr(self, "_mixture")
+            codes = self._encode(
+                y, go_on=go_on or warm, partial=partial, classes=classes
+            )
         weight = None
         if sample_weight is not None:
             weight = np.require(check_weight(sample_weight, X), requirements="CW")
@@ -797,12 +811,13 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         is_open = np.zeros(len(y), dtype=bool)
         if self.unlabeled is not None:
             is_open = np.asarray(y == self.unlabeled)
-        if is_open.all():
+        if is_open.all() and not go_on:
             raise ValueError(
                 "y: expected at least one labelled row, got "
                 f"{self.unlabeled!r}, the mark of open rows, in all of them."
             )
-        check_classification_targets(y[~is_open])
+        if not is_open.all():
+            check_classification_targets(y[~is_open])
         if partial:
             _check_partial_fit_first_call(self, classes)
         elif not go_on:
@@ -838,7 +853,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             raise ValueError(
                 f"moves: expected some of {MOVES}, got {sorted(map(str, unknown))}."
             )
-        if not isinstance(self.init_params, str):
+        if not isinstance(self.init_params, str) and not go_on:
             given = np.asarray(self.init_params)
             _, n_atoms = atoms_shape(
                 self.coupling, len(self._layout), self.n_components
@@ -865,20 +880,23 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     def _n_starts(self) -> int:
         if self.n_init != "auto":
             return self.n_init
-        return 3 if self.method == "cavi" and isinstance(self.init_params, str) else 1
+        if not isinstance(self.init_params, str):
+            return 1
+        if self.coupling == "joint_stick":
+            return 1 + len(self._layout)
+        return 3 if self.method == "cavi" else 1
 
     # ------------------------------------------------------------ the problem
     def _problem(self, X, codes, weight, *, warm, coarsened=True) -> "_Problem":
         """All that a fit needs; sets what prediction needs of it."""
         layout, diagonal = self._layout, self.covariance_type == "diag"
         device = resolve_device(self.device, fitting=True)
-        n_observed = observed_weight(X, layout, weight)
+        n_observed = observed_weight(X, layout, weight, must=not warm)
         if not warm:
             self._dtype = X.dtype.name
             self._projection = BlockProjection.fit(
                 X, layout, self.projection, weight, diagonal=diagonal
             )
-        total = float(len(X) if weight is None else weight.sum())
         factor = self._zeta(n_observed.mean()) if coarsened else 1.0
         source = Source(
             X,
@@ -916,7 +934,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             ),
             chunk_size(sizes, diagonal, self.n_components),
             self._n_batches(len(X)),
-            float(n_observed.mean() / total),
+            n_observed,
         )
 
     def _n_batches(self, n_rows: int) -> int:
@@ -958,7 +976,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                 scale = scale + ridge
             elif self.covariance_prior is None:
                 n = n_observed[m]
-                scale = spread * (n / (n - 1) if n > 1 else 1.0) + ridge
+                scale = spread * (n / (n - 1) if n >= 2 else 1.0) + ridge
             else:
                 floor = self.covariance_floor * (spread + ridge)
                 scale = dof * (spread + ridge)
@@ -1033,8 +1051,13 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         return reference
 
     def _go_on(self, device, priors: Priors) -> tuple[Priors, Mixture]:
-        """Priors and factors of the last fit."""
-        blocks = [NormalWishart(**to_tensors(p)) for p in self._priors]
+        """Priors, those from the data as in the last fit, and its factors."""
+        last = [NormalWishart(**to_tensors(p)) for p in self._priors]
+        blocks = list(priors.blocks)
+        if self.covariance_prior is None or isinstance(self.covariance_prior, str):
+            for m, prior in enumerate(last):
+                ratio = float(blocks[m].dof / prior.dof)
+                blocks[m] = replace(blocks[m], scale=prior.scale * ratio)
         blocks = [
             NormalWishart(*(t.to(device) for t in vars(p).values())) for p in blocks
         ]
@@ -1052,24 +1075,28 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         return total * source.factor
 
     # ------------------------------------------------------------ what was learnt
-    def _set_fitted(self, state: State, weight, seen, step) -> None:
+    def _set_fitted(self, state: State, weight, seen, observed, step) -> None:
         """Set fitted attributes from factors and sums of rows that count as one.
 
-        These stand for rows of the given weight; `seen` and `step` tell `partial_fit`
-        how many rows and steps there were.
+        These stand for rows of the given weight; `seen`, `observed` (by modality) and
+        `step` tell `partial_fit` how many rows and steps there were.
         """
         mixture, totals = state.mixture, state.totals
         if self.stick_order == "size":
             mixture, totals = sorted_by_size(mixture, totals)
         self._mixture = _packed(mixture)
         self._sums = to_arrays(vars(replace(totals, pairs=totals.pairs[:0])))
-        self._sums |= {"weight": weight, "seen": seen, "step": step}
+        self._sums |= {
+            "weight": weight,
+            "seen": seen,
+            "observed": observed,
+            "step": step,
+        }
         self._priors = [to_arrays(vars(prior)) for prior in state.priors.blocks]
         shape = (-1,)
         if self.coupling != "shared":
             shape = (len(self._layout), self.n_components)
-        weights = mixture.weights
-        weights = weights / weights.sum(1, keepdim=True)
+        weights = torch.softmax(mixture.log_mean_weights, 1)
         self.weights_ = weights.reshape(shape).cpu().numpy()
         self.component_counts_ = totals.counts.reshape(shape).cpu().numpy()
         self.n_active_components_ = int((self.component_counts_ > ACTIVE).sum())
@@ -1109,6 +1136,11 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             known = codes >= 0
             if weight is not None:
                 known &= weight > 0
+            if len(np.unique(codes[known])) < 2:
+                raise ValueError(
+                    "y: head='logistic' expects rows of at least 2 classes, got one "
+                    f"class: {self.classes_.tolist()}. Use head='mixture'."
+                )
             self._head_features = self.representation, self.amplify
             features = self._represent(X[known], *self._head_features)
             self.head_ = make_pipeline(
@@ -1187,14 +1219,10 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                     m, values, rows, share, expectation, random_state
                 )
                 if amplify:
-                    own = of_block(
-                        expectation.mixture.weights,
-                        m,
-                        expectation.mixture.coupling,
-                        len(self._layout),
-                    )
-                    pull = share * own[:, None]
-                    pull = expectation.mixture.blocks[m].mean.mT @ (pull / pull.sum(0))
+                    mixture = expectation.mixture
+                    own = mixture.weights_within(m).log()[:, None]
+                    pull = torch.softmax(share.log() + own, 0)
+                    pull = mixture.blocks[m].mean.mT @ pull
                     pull = self._projection.inverse(m, pull.T.cpu().numpy())
                     filled = (1 - amplify) * filled + amplify * pull
                 out[index, block.columns] = filled
@@ -1275,7 +1303,8 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             The same as ``fit(X, y).predict(X)``.
         """
         self.fit(X, y, sample_weight=sample_weight)
-        return self.labels_ if hasattr(self, "labels_") else self.predict(X)
+        alone = self.head is None and hasattr(self, "labels_")
+        return self.labels_ if alone else self.predict(X)
 
     def predict_proba(self, X):
         """Class probabilities, or without a head responsibilities.
@@ -1444,8 +1473,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         random_state = check_random_state(self.random_state)
         mixture = self._fitted_mixture(torch.device("cpu"))
         n_blocks, k = len(mixture.blocks), len(mixture.blocks[0].dof)
-        weights = mixture.weights.numpy()
-        weights = weights / weights.sum(1, keepdims=True)
+        weights = torch.softmax(mixture.log_mean_weights, 1).numpy()
         atoms = np.stack(
             [random_state.choice(len(p), size=n_samples, p=p) for p in weights], axis=1
         )
@@ -1503,7 +1531,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
 class _Problem:
     """What one fit is of.
 
-    `observed_share` is the mean share of rows that have a modality.
+    `observed` is the weight of the rows that have each modality.
     """
 
     source: Source
@@ -1511,7 +1539,7 @@ class _Problem:
     start: Start
     chunk: int
     n_batches: int
-    observed_share: float
+    observed: np.ndarray
 
     def batches(self, random_state: np.random.RandomState) -> Batches:
         return Batches(self.source, self.n_batches, self.chunk, random_state)

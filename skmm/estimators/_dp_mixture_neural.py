@@ -150,14 +150,34 @@ class NeuralMixture(GradientEstimator):
         self.n_iter_ = len(self.loss_curve_)
 
     def _split_rows(self, codes, weight):
-        """Rows to train on (None: all) and to hold out."""
+        """Rows to train on (None: all) and to hold out, labelled ones in both."""
         kept = np.arange(len(codes)) if weight is None else np.flatnonzero(weight)
         if not self.early_stopping:
             return (None if len(kept) == len(codes) else kept), None
-        training, held_out = train_test_split(
-            kept, test_size=self.validation_fraction, random_state=self._split_seed
-        )
-        return np.sort(training), np.sort(held_out)
+        training, held_out = [], []
+        for of_kind in (kept[codes[kept] >= 0], kept[codes[kept] < 0]):
+            if len(of_kind) < 2:
+                training.append(of_kind)
+                continue
+            size = int(np.ceil(self.validation_fraction * len(of_kind)))
+            counts = np.bincount(codes[of_kind] + 1)
+            counts = counts[counts > 0]
+            enough = counts.min() > 1 and min(size, len(of_kind) - size) >= len(counts)
+            own, others = train_test_split(
+                of_kind,
+                test_size=size,
+                random_state=self._split_seed,
+                stratify=codes[of_kind] if enough else None,
+            )
+            training.append(own)
+            held_out.append(others)
+        held_out = np.sort(np.concatenate(held_out)) if held_out else np.arange(0)
+        if not (codes[held_out] >= 0).any():
+            raise ValueError(
+                "early_stopping: expected at least 2 labelled rows, to train on and to "
+                "hold out, got one. Use early_stopping=False."
+            )
+        return np.sort(np.concatenate(training)), held_out
 
     def _start_components(self, network, X, weight, training, device) -> None:
         """k-means on the first embeddings of each modality."""
@@ -182,6 +202,8 @@ class NeuralMixture(GradientEstimator):
         seed = random_state.randint(2**31 - 1)
         for m, there in enumerate(observed):
             own, w = z[m][there].numpy(), index.weight[there.numpy()]
+            if not len(own):
+                continue
             k = min(means.shape[1], len(np.unique(own.round(6), axis=0)))
             found = KMeans(k, n_init=1, random_state=seed).fit(own, sample_weight=w)
             means[m, :k] = torch.from_numpy(found.cluster_centers_)

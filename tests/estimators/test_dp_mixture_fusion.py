@@ -68,6 +68,38 @@ def test_batches_that_count_for_less_than_a_row_do_not_collapse():
     assert adjusted_rand_score(group, model.labels_) > 0.97
 
 
+def noise_and(seed=0, n=300):
+    """One modality with three groups, five of noise."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(3, size=n)
+    X = 6 * rng.normal(size=(3, 5))[group] + rng.normal(size=(n, 5))
+    return np.hstack([X, rng.normal(size=(n, 10))]), group
+
+
+def test_a_joint_stick_finds_the_modality_that_has_groups():
+    X, group = noise_and()
+    model = fit(X, groups=[5, 2, 2, 2, 2, 2], coupling="joint_stick")
+    assert adjusted_rand_score(group, model.labels_) > 0.95
+    assert model.weights_[0].sum() > 0.95
+
+
+@pytest.mark.parametrize("concentration", [1e-3, 1e-12])
+def test_weights_too_small_for_a_number_are_no_trouble(concentration):
+    X, _ = noise_and()
+    Z = X[:5].copy()
+    Z[:, -2:] = np.nan
+    model = fit(
+        X,
+        groups=[5, 2, 2, 2, 2, 2],
+        coupling="joint_stick",
+        weight_concentration_prior=concentration,
+        amplify=0.5,
+    )
+    assert np.isfinite(model.transform(Z)).all()
+    assert np.isfinite(model.weights_).all()
+    assert np.isfinite(model.sample(10)[0]).all()
+
+
 def test_one_group_is_one_component():
     X = np.random.default_rng(0).normal(size=(200, 8))
     assert fit(X).n_active_components_ == 1
@@ -233,16 +265,50 @@ def test_memory_map_gives_the_same(data, tmp_path):
         assert mapped.transform(stored).dtype == np.float32
 
 
+def test_memory_map_is_dealt_to_batches_of_the_given_size(tmp_path):
+    X = planted(0, n=2000)[0]
+    stored = np.memmap(tmp_path / "X.dat", X.dtype, "w+", shape=X.shape)
+    stored[:] = X
+    steps = []
+    for rows in (X, stored):
+        with pytest.warns(ConvergenceWarning, match="did not converge"):
+            model = fit(rows, method="svi", batch_size=100, max_iter=1)
+        steps.append(model._sums["step"])
+    assert steps == [20, 20]
+
+
 def test_warm_start_goes_on(data):
     X, _ = data
-    model = DPMixtureFusion(WIDTHS, random_state=0, warm_start=True, max_iter=2)
+    model = DPMixtureFusion(
+        WIDTHS, random_state=0, warm_start=True, max_iter=2, n_init=1
+    )
     with pytest.warns(ConvergenceWarning, match=r"did not converge in \d+ iterations"):
         model.fit(X)
     before = model.lower_bound_
     model.set_params(max_iter=100).fit(X)
     assert model.lower_bound_ > before
+    model.set_params(mean_precision_prior=7.0, tol=1.0).fit(X)
+    assert model.mean_precision_[0].min() == 7
     with pytest.raises(ValueError, match="n_components: can't change while training"):
         model.set_params(n_components=3).fit(X)
+
+
+def test_warm_start_keeps_the_classes(data):
+    X, y = data
+    model = DPMixtureFusion(
+        WIDTHS, head="mixture", warm_start=True, n_init=1, random_state=0
+    ).fit(X, y)
+    model.fit(X[y < 2], y[y < 2])
+    np.testing.assert_array_equal(model.classes_, [0, 1, 2, 3])
+    with pytest.raises(ValueError, match="y: expected labels among the classes"):
+        model.fit(X, y + 1)
+
+
+def test_iterations_of_all_starts_keep_to_max_iter(data):
+    model = DPMixtureFusion(WIDTHS, random_state=0, max_iter=20, tol=0)
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        model.fit(data[0])
+    assert model.n_iter_ <= 21
 
 
 def test_in_a_pipeline_with_names_and_a_search(data):
@@ -430,6 +496,40 @@ def test_partial_fit_is_for_two_methods():
     assert not hasattr(DPMixtureFusion(method="svi", head="logistic"), "partial_fit")
 
 
+def test_parts_may_lack_modalities_and_labels():
+    X, y = planted(0)
+    for method in ("svi", "memoized"):
+        model = DPMixtureFusion(
+            WIDTHS, method=method, head="mixture", unlabeled=-1, random_state=0
+        )
+        model.partial_fit(X[:200], y[:200], classes=[0, 1, 2, 3])
+        few = X[200:210].copy()
+        few[:, 5:] = np.nan
+        model.partial_fit(few, np.full(10, -1)).partial_fit(X[210:211], y[210:211])
+        assert model.score(X, y) > 0.9
+
+
+def test_what_one_part_lacks_does_not_change_what_all_rows_count():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1100, 8))
+    X[1001:1098, 5:] = np.nan
+    model = DPMixtureFusion(WIDTHS, method="memoized", n_components=5, random_state=0)
+    sums = []
+    for rows in (slice(0, 1000), slice(1000, 1098), slice(1098, 1100)):
+        model.partial_fit(X[rows])
+        sums.append(model.degrees_of_freedom_[0].sum())
+    assert sums[2] == pytest.approx(sums[1], rel=0.01)
+
+
+def test_partial_fit_goes_on_after_fit_and_from_a_given_start():
+    X, y = planted(0)
+    start = np.arange(200) % 10
+    model = DPMixtureFusion(WIDTHS, method="memoized", init_params=start)
+    model.fit(X[:200]).partial_fit(X[200:])
+    assert model.component_counts_.sum() == pytest.approx(400)
+    assert adjusted_rand_score(y, model.predict(X)) > 0.6
+
+
 # ------------------------------------------------------------ odd input
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 @pytest.mark.parametrize("method", METHODS)
@@ -520,6 +620,8 @@ def test_bad_rows_are_named(data):
         fit(X)
     with pytest.raises(ValueError, match="y: expected at least one labelled row"):
         fit(data[0], np.full(400, -1), head="mixture", unlabeled=-1)
+    with pytest.raises(ValueError, match="head='logistic' expects rows of at least 2"):
+        fit(data[0], np.zeros(400), head="logistic", n_init=1)
     with pytest.raises(ValueError, match="n_samples: expected at least 1, got 0"):
         fit(data[0], n_init=1).sample(0)
     with pytest.raises(ValueError, match="y: expected labels to score a classifier"):

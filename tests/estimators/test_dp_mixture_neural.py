@@ -122,8 +122,11 @@ def test_refit_by_another_method_leaves_nothing_behind(data):
     model.set_params(method="cavi", head=None, n_init=1).fit(X)
     assert not hasattr(model, "loss_curve_")
     assert model.labels_.shape == (400,)
-    model.set_params(method="neural", head="logistic").fit(X, y)
+    model.set_params(method="neural", head="logistic")
+    assert set(model.fit_predict(X, y + 10)) <= {10, 11, 12}
+    model.fit(X, y)
     assert not hasattr(model, "lower_bound_")
+    assert not hasattr(model, "labels_")
     fresh = clone(model).fit(X, y)
     np.testing.assert_array_equal(model.predict(X), fresh.predict(X))
 
@@ -137,3 +140,37 @@ def test_pictures_by_a_convolutional_net():
     model = neural(max_epochs=10).set_params(modalities=groups)
     model.fit(bunch.data[::4], bunch.target[::4])
     assert model.score(bunch.data[1::4], bunch.target[1::4]) > 0.6
+
+
+def test_many_sticks_in_single_precision():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 15)).astype(np.float32)
+    X[::4, -2:] = np.nan
+    model = neural(n_components=30, weight_concentration_prior=None, max_epochs=2)
+    model.set_params(modalities=[5, 2, 2, 2, 2, 2]).fit(X, rng.integers(3, size=200))
+    assert np.isfinite(model.weights_).all()
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_early_stopping_holds_labelled_rows_out(data, seed):
+    X, y = data
+    few = np.where(np.arange(400) % 20 == 0, y, -1)
+    model = neural(
+        early_stopping=True, validation_fraction=0.05, max_epochs=3, unlabeled=-1
+    )
+    model.set_params(random_state=seed).fit(X, few)
+    assert min(model.validation_loss_curve_) > 0
+    with pytest.raises(ValueError, match="early_stopping: expected at least 2"):
+        model.fit(X, np.where(np.arange(400) == 3, y, -1))
+
+
+def test_a_modality_that_training_never_shows(data):
+    X, y = data
+    X = X.copy()
+    X[np.isnan(X[:, 0])] = 0.0
+    X[1:, 8:] = np.nan
+    X[0, 8:] = 1.0
+    for seed in range(4):
+        model = neural(early_stopping=True, max_epochs=1).set_params(random_state=seed)
+        assert np.isfinite(model.fit(X, y).predict_proba(X)).all()

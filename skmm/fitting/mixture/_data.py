@@ -108,6 +108,7 @@ class Batches:
         n = len(source.X)
         pieces: list[Any]
         if self.stream:
+            chunk = min(chunk, -(-n // n_batches))
             pieces = [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
             # A piece of weight zero has nothing to say.
             pieces = [p for p in pieces if self._weight(p) > 0]

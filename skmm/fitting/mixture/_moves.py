@@ -352,7 +352,8 @@ def _rows_of(mixture: Mixture, batches: Batches, g: int, j: int) -> Rows | None:
     for batch in range(len(batches)):
         for rows in batches.chunks(batch):
             resp, _ = expectation.responsibilities(rows)
-            index = torch.nonzero(resp[g, j] > 0.5).flatten()
+            own = (resp[g, j] > 0.5) & (rows.weight > 0)
+            index = torch.nonzero(own).flatten()
             if len(index):
                 found.append(rows.take(index[: BIRTH_ROWS - n_found]))
                 n_found += found[-1].n_rows

@@ -158,9 +158,18 @@ class Start:
     n_classes: int | None
 
     def totals(
-        self, source: Source, priors: Priors, random_state: np.random.RandomState
+        self,
+        source: Source,
+        priors: Priors,
+        random_state: np.random.RandomState,
+        turn: int = 0,
     ) -> Totals:
-        """Sums of a first assignment, scaled up to all rows."""
+        """Sums of a first assignment, scaled up to all rows.
+
+        On a joint stick no update takes rows from one modality's atoms to another's as
+        a whole: turn 0 divides each row among its modalities, turn m gives rows to
+        modality m - 1 where they have it.
+        """
         if self.given is None:
             index = distinct_rows(source.X, source.weight, source.labels, random_state)
         else:
@@ -172,7 +181,8 @@ class Start:
         weight = torch.as_tensor(index.weight * source.factor, device=source.device)
         rows = replace(rows, weight=weight)
         resp = torch.as_tensor(
-            self._responsibilities(rows, index.rows, random_state), device=source.device
+            self._responsibilities(rows, index.rows, random_state, turn),
+            device=source.device,
         )
         blocks, coupling = priors.blocks, self.like.coupling
         for part in torch.split(torch.arange(rows.n_rows), 1024):
@@ -183,7 +193,11 @@ class Start:
         return total * index.scale
 
     def _responsibilities(
-        self, rows: Rows, index: np.ndarray, random_state: np.random.RandomState
+        self,
+        rows: Rows,
+        index: np.ndarray,
+        random_state: np.random.RandomState,
+        turn: int,
     ) -> np.ndarray:
         n_blocks, k = len(rows.z), self.n_components
         shape = atoms_shape(self.like.coupling, n_blocks, k)
@@ -208,6 +222,9 @@ class Start:
             parts[m][:, there] = _one_hot(labels, k)
         if self.like.coupling == "per_modality":
             return parts
+        if turn:
+            chosen = (turn - 1) % n_blocks
+            parts[:, :, seen[chosen]] *= (np.arange(n_blocks) == chosen)[:, None, None]
         # A row's modalities share it; one that has none is anywhere.
         resp = parts.reshape(1, n_blocks * k, -1)
         empty = ~seen.any(0)
