@@ -51,17 +51,19 @@ CONFIGURATIONS = [
     CrossModalGraphicalLasso(alpha="auto", selection="ebic", n_alphas=4),
     CrossModalGraphicalLasso(common_ratio="auto", cv=2, random_state=0),
     DPMixtureFusion(),
-    DPMixtureFusion(modalities=halves, coupling="joint_stick", n_init=1),
     DPMixtureFusion(
-        modalities=halves, coupling="per_modality", covariance_type="diag", n_init=1
+        modalities=halves, coupling="joint_stick", covariance_type="diag", n_init=1
     ),
-    DPMixtureFusion(modalities=columns, method="svi", tol=0.01, amplify=0.5),
+    DPMixtureFusion(
+        modalities=columns, coupling="per_modality", method="svi", tol=0.01, amplify=0.5
+    ),
     DPMixtureFusion(
         method="memoized", coarsening=None, moves=("merge", "delete", "birth")
     ),
-    DPMixtureFusion(head="mixture", modalities=halves, n_init=1),
-    DPMixtureFusion(head="mixture", method="svi", tol=0.01, keep_missing=True),
-    DPMixtureFusion(head="logistic", representation="both", n_init=1),
+    DPMixtureFusion(
+        head="mixture", modalities=halves, n_init=1, keep_missing=True, n_components=10
+    ),
+    DPMixtureFusion(head="logistic", representation="both", n_init=1, n_components=10),
     DPMixtureFusion(
         method="neural",
         head="logistic",
