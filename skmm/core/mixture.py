@@ -165,11 +165,6 @@ class Mixture:
         values = sticks.log_expected_weights(self.a, self.b)
         return sticks.out_of_order(values, self.order)
 
-    @property
-    def weights(self) -> Tensor:
-        r""":math:`E \pi` of the atoms, (G, J), unnormalised."""
-        return self.log_mean_weights.exp()
-
     def weights_within(self, m: int) -> Tensor:
         """Weights (K,) of the components of one modality, summing to one."""
         values = of_block(self.log_mean_weights, m, self.coupling, len(self.blocks))

@@ -28,15 +28,13 @@ def expected_log_weights(a: Tensor, b: Tensor) -> Tensor:
 
 
 def log_expected_weights(a: Tensor, b: Tensor) -> Tensor:
-    r""":math:`\log E \pi_k`; late sticks' :math:`E \pi_k` may be too small a number."""
+    r""":math:`\log E \pi_k`, where :math:`E \pi_k` may be too small for a number.
+
+    The weights sum to one minus what is left of the stick.
+    """
     total = torch.log(a + b)
     rest = torch.log(b) - total
     return torch.log(a) - total + rest.cumsum(-1) - rest
-
-
-def expected_weights(a: Tensor, b: Tensor) -> Tensor:
-    r""":math:`E \pi_k`; they sum to one minus what is left of the stick."""
-    return log_expected_weights(a, b).exp()
 
 
 def log_beta(a: Tensor, b: Tensor) -> Tensor:

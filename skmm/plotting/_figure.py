@@ -1,4 +1,4 @@
-"""New figures: a grid of panels, and a column for legends."""
+"""New figures: a grid of panels, and a column for legends; or axes that are given."""
 
 from typing import Any
 
@@ -59,3 +59,22 @@ def widen(host: Any, legends: list[Any]) -> None:
         *panels, last = grid.get_width_ratios()
         grid.set_width_ratios([*panels, last + missing])
         figure.set_size_inches(figure.get_figwidth() + missing, figure.get_figheight())
+
+
+def check_axes(ax: Any, n_panels: int, fewer: str) -> np.ndarray:
+    """The given axes in a row, one for each panel; `fewer` says what to choose."""
+    from matplotlib.axes import Axes
+
+    axes = np.ravel(np.asarray(ax, dtype=object))
+    wrong = [one for one in axes if not isinstance(one, Axes)]
+    if wrong:
+        raise TypeError(
+            "ax: expected matplotlib Axes or a list of them, got "
+            f"{type(wrong[0]).__name__}. Pass what plt.subplots gives."
+        )
+    if len(axes) != n_panels:
+        raise ValueError(
+            f"ax: expected {n_panels} Axes, one for each panel, got {len(axes)}. Pass "
+            f"those of plt.subplots(1, {n_panels}), choose {fewer}, or leave ax out."
+        )
+    return axes

@@ -73,7 +73,7 @@ def draw_legends(
     return legends, top
 
 
-def draw_colour_bar(host: Any, left: float, top: float, image: Any) -> Any:
+def draw_colour_bar(host: Any, left: float, top: float, image: Any, title: str) -> Any:
     """A short vertical colour bar whose title is above it, as in the legends."""
     box = host.get_window_extent()
     points = np.array([box.width, box.height]) * 72 / host.figure.dpi
@@ -81,7 +81,7 @@ def draw_colour_bar(host: Any, left: float, top: float, image: Any) -> Any:
     room = 1.6 * font(7) / points[1]  # for the title
     place = host.inset_axes([left, top - room - height, width, height])
     bar = host.figure.colorbar(image, cax=place)
-    place.set_title("partial correlation", loc="left", fontsize=font(7), color=INK)
+    place.set_title(title, loc="left", fontsize=font(7), color=INK)
     place.tick_params(labelsize=font(7), labelcolor=INK, length=2, width=0.5)
     bar.outline.set_linewidth(0.5)
     return bar

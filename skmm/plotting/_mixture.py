@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skmm.plotting._figure import LEGENDS, settle, widen
+from skmm.plotting._figure import LEGENDS, check_axes, settle, widen
 from skmm.plotting._legend import draw_colour_bar, draw_legends
 from skmm.plotting._panels import FEW, _shorten
 from skmm.plotting._style import COLOURS, INK, font, look, text_width
@@ -294,7 +294,7 @@ class MixtureDisplay:
         if ax is None:
             self.axes_, hosts = _new_axes(sizes, n_blocks, legend)
         else:
-            self.axes_ = _check_axes(ax, sum(sizes.values()))
+            self.axes_ = check_axes(ax, sum(sizes.values()), "one kind")
             hosts = [self.axes_[k - 1] for k in np.cumsum(list(sizes.values()))]
         self.ax_, self.figure_ = self.axes_[0], self.axes_[0].figure
         self.components_, self.legends_ = chosen, []
@@ -562,8 +562,7 @@ class MixtureDisplay:
             widen(next(iter(hosts.values())), self.legends_)
         settle(self.figure_)
         for kind, (title, image) in bars.items():
-            bar = draw_colour_bar(hosts[kind], left, lower[kind], image)
-            bar.ax.set_title(title, loc="left", fontsize=font(7), color=INK)
+            draw_colour_bar(hosts[kind], left, lower[kind], image, title)
 
 
 # ---------------------------------------------------------------- drawing
@@ -880,25 +879,6 @@ def _check_shapes(
                 f"{shape!r} for {name!r}. Pass (1, H, W) for pictures in grey."
             )
     return dict(given)
-
-
-def _check_axes(ax: Any, n_panels: int) -> np.ndarray:
-    """The given axes in a row, one for each panel."""
-    from matplotlib.axes import Axes
-
-    axes = np.ravel(np.asarray(ax, dtype=object))
-    wrong = [one for one in axes if not isinstance(one, Axes)]
-    if wrong:
-        raise TypeError(
-            "ax: expected matplotlib Axes or a list of them, got "
-            f"{type(wrong[0]).__name__}. Pass what plt.subplots gives."
-        )
-    if len(axes) != n_panels:
-        raise ValueError(
-            f"ax: expected {n_panels} Axes, one for each panel, got {len(axes)}. Pass "
-            f"those of plt.subplots(1, {n_panels}), choose one kind, or leave ax out."
-        )
-    return axes
 
 
 def _check_plot(min_weight: Any, vmax: Any) -> None:

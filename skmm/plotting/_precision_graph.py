@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
-from skmm.plotting._figure import new_axes, panel_inches, settle, widen
+from skmm.plotting._figure import check_axes, new_axes, panel_inches, settle, widen
 from skmm.plotting._graph import EdgeStyle, draw_graphs, edge_handles
 from skmm.plotting._legend import draw_colour_bar, draw_legends, modality_handles
 from skmm.plotting._matrix import (
@@ -276,7 +276,7 @@ class PrecisionGraphDisplay:
             side = panel_inches(nodes, kind)
             self.axes_, host = new_axes(len(panels), side, legend)
         else:
-            self.axes_ = _check_axes(ax, len(panels))
+            self.axes_ = check_axes(ax, len(panels), "classes")
             host = self.axes_[-1]
         self.ax_, self.figure_ = self.axes_[0], self.axes_[0].figure
         for axis, one in zip(self.axes_, panels, strict=True):
@@ -310,7 +310,9 @@ class PrecisionGraphDisplay:
         else:
             self.images_ = draw_matrices(self.axes_, panels, nodes, vmax)
             if legend:
-                draw_colour_bar(host, left, lower, self.images_[0])
+                draw_colour_bar(
+                    host, left, lower, self.images_[0], "partial correlation"
+                )
         return self
 
     def _panels(self, classes: Any, threshold: float) -> list[Panel]:
@@ -462,25 +464,6 @@ def _check_plot(kind: Any, threshold: Any, max_labels: Any, vmax: Any) -> None:
             f"vmax: expected a number > 0 or None, got {vmax!r}. None takes the "
             "largest partial correlation that is drawn."
         )
-
-
-def _check_axes(ax: Any, n_panels: int) -> np.ndarray:
-    """The given axes in a row, one for each panel."""
-    from matplotlib.axes import Axes
-
-    axes = np.ravel(np.asarray(ax, dtype=object))
-    wrong = [one for one in axes if not isinstance(one, Axes)]
-    if wrong:
-        raise TypeError(
-            "ax: expected matplotlib Axes or a list of them, got "
-            f"{type(wrong[0]).__name__}. Pass what plt.subplots gives."
-        )
-    if len(axes) != n_panels:
-        raise ValueError(
-            f"ax: expected {n_panels} Axes, one for each panel, got {len(axes)}. Pass "
-            f"those of plt.subplots(1, {n_panels}), choose classes, or leave ax out."
-        )
-    return axes
 
 
 def _node_names(estimator: Any, n_nodes: int) -> Any:

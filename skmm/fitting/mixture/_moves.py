@@ -8,7 +8,7 @@ is exact. Of a fit that has converged, some more moves are tried for a few laps:
 merge
     Two atoms become one, though the bound may fall at first.
 delete
-    An atom is taken out of reach; the others share its rows.
+    An atom loses all rows; the others share them.
 birth
     Some rows of an atom are split by 2-means; one half takes an unused atom.
 """

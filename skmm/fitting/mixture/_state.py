@@ -70,7 +70,8 @@ class State:
     totals : Totals
         Sums over all rows; before the first lap those of a start or a proposal.
     memory : list of Totals
-        Sums over each batch, by the factors that it was last seen under.
+        Sums over each batch, by the factors that it was last seen under. The next lap
+        overwrites them.
     bound : float
         The lower bound, in nats times weights.
     pending : Tensor of shape (P, 3) or None
@@ -78,10 +79,8 @@ class State:
     lap : int
     change : float
         How much the bound has changed in the last lap, a unit of weight.
-    settled : int
-        Laps without an accepted move.
     tried : set
-        Components whose moves were tried since the last accepted one.
+        Moves that were proposed since the last accepted one.
     moves : dict of str to int
         Moves accepted so far.
     """
@@ -94,14 +93,13 @@ class State:
     pending: Tensor | None = None
     lap: int = 0
     change: float = float("inf")
-    settled: int = 0
     tried: set = field(default_factory=set)
     moves: dict[str, int] = field(default_factory=dict)
 
     def count_move(self, kind: str) -> None:
         """Note an accepted move."""
         self.moves = self.moves | {kind: self.moves.get(kind, 0) + 1}
-        self.settled, self.tried = 0, set()
+        self.tried = set()
 
 
 def batch_totals(expectation: Expectation, batches: Batches, batch: int) -> Totals:
