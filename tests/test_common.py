@@ -55,8 +55,9 @@ CONFIGURATIONS = [
         modalities=halves, coupling="joint_stick", covariance_type="diag", n_init=1
     ),
     DPMixtureFusion(
-        modalities=columns, coupling="per_modality", method="svi", tol=0.01, amplify=0.5
+        modalities=columns, coupling="per_modality", n_components=5, n_init=1
     ),
+    DPMixtureFusion(modalities=halves, method="svi", tol=0.01, amplify=0.5),
     DPMixtureFusion(
         method="memoized", coarsening=None, moves=("merge", "delete", "birth")
     ),

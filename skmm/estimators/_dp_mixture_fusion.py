@@ -5,6 +5,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -698,7 +699,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         step = state.lap * len(batches)
         state = replace(state, totals=state.totals * (1 / factor))
         self._set_fitted(state, n_rows, n_rows, problem.observed, step)
-        self._finish(X, codes, weight, problem.source)
+        self._finish(X, codes, weight, batches)
 
     def _begin(self, problem, batches, random_state, turn, *, warm) -> State:
         """A start, or the last fit."""
@@ -710,7 +711,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             lap = max(1, self._sums["step"] // len(batches))
             return State(priors, mixture, kept, lap=lap)
         try:
-            totals = problem.start.totals(source, rule.priors, random_state, turn)
+            totals = problem.start.totals(batches, rule.priors, random_state, turn)
             return start(totals, rule, problem.start.like)
         except NotPositiveDefinite as error:
             raise _not_definite(self) from error
@@ -753,7 +754,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                 kept = _totals_of(self._sums, source.device)
                 state = State(*self._go_on(source.device, rule.priors), kept)
             else:
-                first = problem.start.totals(source, rule.priors, random_state)
+                first = problem.start.totals(batch, rule.priors, random_state)
                 state = start(first * zeta, rule, problem.start.like)
             new = batch_totals(Expectation(state.mixture), batch, 0)
             if self.method == "svi":
@@ -1130,7 +1131,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         kind = "full" if self.covariances_[0].ndim == 3 else "diag"
         return [_compute_precision_cholesky(c, kind) for c in self.covariances_]
 
-    def _finish(self, X, codes, weight, source: Source) -> None:
+    def _finish(self, X, codes, weight, batches: Batches) -> None:
         """Labels of the training rows, or the logistic head."""
         if self.head == "logistic":
             known = codes >= 0
@@ -1154,7 +1155,11 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
                 logisticregression__sample_weight=own,
             )
         elif self.head is None and not is_memmap(X):
-            self.labels_ = self._assignments(source)
+            # Rows that are still there in working coordinates need no second reading.
+            at_hand = weight is None and not batches.stream
+            self.labels_ = self._assignments(
+                batches.source, batches if at_hand else None
+            )
 
     # ------------------------------------------------------------ rows
     def _fitted_mixture(self, device) -> Mixture:
@@ -1171,16 +1176,22 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         return Source(X, self._layout, self._projection, device)
 
     def _in_chunks(
-        self, source: Source
-    ) -> Iterator[tuple[slice, Rows, Tensor, Tensor, Expectation]]:
-        """Rows with responsibilities (J, n), all atoms, and log-normalisers (n,)."""
+        self, source: Source, batches: Batches | None = None
+    ) -> Iterator[tuple[Any, Rows, Tensor, Tensor, Expectation]]:
+        """Rows with responsibilities (G, J, n) and log-normalisers (G, n)."""
         mixture = self._fitted_mixture(source.device)
         expectation = Expectation(mixture)
-        sizes = [q.size for q in mixture.blocks]
-        step = chunk_size(sizes, mixture.blocks[0].diagonal, len(mixture.blocks[0].dof))
-        for i in range(0, len(source.X), step):
-            index = slice(i, min(i + step, len(source.X)))
-            rows = replace(source.rows(index), labels=None)
+        if batches is None:
+            sizes, k = [q.size for q in mixture.blocks], len(mixture.blocks[0].dof)
+            step = chunk_size(sizes, mixture.blocks[0].diagonal, k)
+            cuts = range(0, len(source.X), step)
+            pieces = (slice(i, min(i + step, len(source.X))) for i in cuts)
+            parts = ((index, source.rows(index)) for index in pieces)
+        else:
+            parts = chain.from_iterable(map(batches.numbered, range(len(batches))))
+        for index, rows in parts:
+            # Labels are not to be known.
+            rows = replace(rows, labels=None)
             resp, log_norm = expectation.responsibilities(rows)
             yield index, rows, resp, log_norm, expectation
 
@@ -1192,9 +1203,11 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         ]
         return np.concatenate(parts)
 
-    def _assignments(self, source: Source) -> np.ndarray:
+    def _assignments(
+        self, source: Source, batches: Batches | None = None
+    ) -> np.ndarray:
         labels = np.empty(len(source.X), dtype=np.int64)
-        for index, _, resp, _, expectation in self._in_chunks(source):
+        for index, _, resp, _, expectation in self._in_chunks(source, batches):
             labels[index] = _over_atoms(resp, expectation).argmax(1)
         return labels
 

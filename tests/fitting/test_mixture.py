@@ -39,6 +39,7 @@ from skmm.projection import BlockProjection
 
 SEEDS = range(4)
 CPU = torch.device("cpu")
+RNG = np.random.RandomState
 WIDTHS = [5, 3]
 
 
@@ -106,7 +107,7 @@ class Problem:
     def begin(self, seed=0, kind="kmeans"):
         first = Start(kind, None, self.k, self.like, self.n_classes)
         random_state = np.random.RandomState(seed)
-        totals = first.totals(self.source, self.rule.priors, random_state)
+        totals = first.totals(self.batches(), self.rule.priors, random_state)
         return start(totals, self.rule, self.like)
 
     def batches(self, n=1, stream=False, seed=0, chunk=64):
@@ -324,7 +325,9 @@ def test_birth_splits_what_holds_two_groups():
     problem = Problem(X, k=6)
     # All rows in one component.
     given = Start("given", np.zeros(len(X), dtype=int), 6, problem.like, None)
-    totals = given.totals(problem.source, problem.rule.priors, np.random.RandomState(0))
+    totals = given.totals(
+        problem.batches(), problem.rule.priors, np.random.RandomState(0)
+    )
     state = start(totals, problem.rule, problem.like)
     state, _, _ = run(problem, moves=("birth",), tol=1e-6, state=state)
     assert state.moves["birth"] >= 1
@@ -343,7 +346,9 @@ def test_delete_removes_a_component_that_does_not_pay():
     wide[0, :, :6] = 0
     wide[0, 4, :6] = 1
     given = Start("given", wide[0].T.numpy(), 5, spoiled.like, None)
-    totals = given.totals(spoiled.source, spoiled.rule.priors, np.random.RandomState(0))
+    totals = given.totals(
+        spoiled.batches(), spoiled.rule.priors, np.random.RandomState(0)
+    )
     begun = start(totals, spoiled.rule, spoiled.like)
     begun = lap(begun, spoiled.rule, spoiled.batches(), None)
     tried = propose(
@@ -396,7 +401,9 @@ def test_starts_hand_out_every_row_once(coupling, kind):
     X, _ = planted(0)
     problem = Problem(X, coupling)
     first = Start(kind, None, 8, problem.like, None)
-    totals = first.totals(problem.source, problem.rule.priors, np.random.RandomState(0))
+    totals = first.totals(
+        problem.batches(), problem.rule.priors, np.random.RandomState(0)
+    )
     if coupling == "per_modality":
         seen = [300, int((~np.isnan(X[:, 5])).sum())]
         if kind == "random":  # absent blocks take part in counts of no block

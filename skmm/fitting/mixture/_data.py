@@ -141,13 +141,18 @@ class Batches:
 
     def chunks(self, batch: int) -> Iterator[Rows]:
         """Rows of one batch."""
+        for _, rows in self.numbered(batch):
+            yield rows
+
+    def numbered(self, batch: int) -> Iterator[tuple[Any, Rows]]:
+        """Rows of one batch, after a slice or array of their numbers in X."""
         for i, piece in enumerate(self.pieces[batch]):
             if self.stream:
-                yield self.source.rows(piece)
+                yield piece, self.source.rows(piece)
                 continue
             if (batch, i) not in self._resident:
                 self._resident[batch, i] = self.source.rows(piece)
-            yield self._resident[batch, i]
+            yield piece, self._resident[batch, i]
 
     def _weight(self, piece: Any) -> float:
         weight, factor = self.source.weight, self.source.factor

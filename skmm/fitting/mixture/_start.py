@@ -24,7 +24,7 @@ from skmm.core.mixture import (
     atoms_shape,
     given_totals,
 )
-from skmm.fitting.mixture._data import Source
+from skmm.fitting.mixture._data import Batches
 
 # A start is looked for among at most so many rows.
 START_ROWS = 20_000
@@ -159,7 +159,7 @@ class Start:
 
     def totals(
         self,
-        source: Source,
+        batches: Batches,
         priors: Priors,
         random_state: np.random.RandomState,
         turn: int = 0,
@@ -170,18 +170,16 @@ class Start:
         a whole: turn 0 divides each row among its modalities, turn m gives rows to
         modality m - 1 where they have it.
         """
-        if self.given is None:
-            index = distinct_rows(source.X, source.weight, source.labels, random_state)
-        else:
-            n = len(source.X)
-            weight = np.ones(n) if source.weight is None else source.weight
-            index = Distinct(np.arange(n), weight, 1.0)
+        source = batches.source
+        if self.given is not None:
+            return self._given_totals(batches, priors)
+        index = distinct_rows(source.X, source.weight, source.labels, random_state)
         total = None
         rows = source.rows(index.rows)
         weight = torch.as_tensor(index.weight * source.factor, device=source.device)
         rows = replace(rows, weight=weight)
         resp = torch.as_tensor(
-            self._responsibilities(rows, index.rows, random_state, turn),
+            self._responsibilities(rows, random_state, turn),
             device=source.device,
         )
         blocks, coupling = priors.blocks, self.like.coupling
@@ -192,29 +190,43 @@ class Start:
             total = new if total is None else total + new
         return total * index.scale
 
+    def _given_totals(self, batches: Batches, priors: Priors) -> Totals:
+        shape = atoms_shape(self.like.coupling, len(priors.blocks), self.n_components)
+        coupling, device = self.like.coupling, batches.source.device
+        total = None
+        for batch in range(len(batches)):
+            for piece, rows in batches.numbered(batch):
+                given = self.given[piece]
+                resp = np.eye(shape[1])[given] if given.ndim == 1 else given
+                resp = torch.as_tensor(np.ascontiguousarray(resp.T), device=device)
+                new = given_totals(
+                    resp.double().expand(*shape, rows.n_rows),
+                    rows,
+                    coupling,
+                    priors.blocks,
+                    self.n_classes,
+                )
+                total = new if total is None else total + new
+        return total
+
     def _responsibilities(
         self,
         rows: Rows,
-        index: np.ndarray,
         random_state: np.random.RandomState,
         turn: int,
     ) -> np.ndarray:
         n_blocks, k = len(rows.z), self.n_components
         shape = atoms_shape(self.like.coupling, n_blocks, k)
         seen = (rows.seen > 0).cpu().numpy()
-        if self.given is not None:
-            given = self.given[index]
-            resp = np.eye(shape[1])[given] if given.ndim == 1 else given
-            return np.broadcast_to(resp.T, (*shape, len(index))).copy()
         if self.kind == "random":
-            resp = random_state.uniform(size=(*shape, len(index)))
+            resp = random_state.uniform(size=(*shape, rows.n_rows))
             return resp / resp.sum(1, keepdims=True)
         weight = rows.weight.cpu().numpy()
         z = [block.T.cpu().numpy() for block in rows.z]
         if self.like.coupling == "shared":
             start = StartRows.of(z, seen.T, weight)
             return _one_hot(start_labels(start, k, self.kind, random_state), k)[None]
-        parts = np.zeros((n_blocks, k, len(index)))
+        parts = np.zeros((n_blocks, k, rows.n_rows))
         for m in range(n_blocks):
             there = np.flatnonzero(seen[m])
             start = StartRows.of([z[m][there]], seen[m][there, None], weight[there])
