@@ -599,9 +599,8 @@ def given_totals(
     """Sums over rows under responsibilities (G, J, n) that are given.
 
     Unobserved cells are filled in at the means of `blocks`, one factor a modality. A
-    start: what the references of a joint stick add to the bound is left out.
+    start: the entropy, and what the references of a joint stick add, are left out.
     """
-    entropy = -(torch.xlogy(resp, resp) * rows.weight).sum()
     weighted = resp * rows.weight
     totals = []
     for m, prior in enumerate(blocks):
@@ -617,16 +616,16 @@ def given_totals(
     if n_classes is not None and rows.labels is not None:
         one_hot = torch.nn.functional.one_hot(rows.labels + 1, n_classes + 1)
         labels = weighted @ one_hot[:, 1:].to(weighted)
-    zero = entropy.new_zeros(())
+    zero = weighted.new_zeros(())
     return Totals(
         weighted.sum(-1),
         totals,
         labels,
-        entropy,
+        entropy=zero,
         log_norm=zero,
         constant=zero,
         assigned=zero,
-        pairs=entropy.new_zeros(0),
+        pairs=zero.new_zeros(0),
     )
 
 

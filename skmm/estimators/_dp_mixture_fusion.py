@@ -864,8 +864,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
             if labels:
                 right = right and given.min() >= 0 and given.max() < n_atoms
             else:
-                right = right and (given >= 0).all()
-                right = right and np.allclose(given.sum(1), 1)
+                right = right and given.min() >= 0 and np.allclose(given.sum(1), 1)
             if not right:
                 raise ValueError(
                     f"init_params: expected {len(X)} labels below {n_atoms}, or "
@@ -1208,7 +1207,10 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     ) -> np.ndarray:
         labels = np.empty(len(source.X), dtype=np.int64)
         for index, _, resp, _, expectation in self._in_chunks(source, batches):
-            labels[index] = _over_atoms(resp, expectation).argmax(1)
+            if len(resp) == 1:
+                labels[index] = resp[0].argmax(0).cpu().numpy()
+            else:
+                labels[index] = _over_atoms(resp, expectation).argmax(1)
         return labels
 
     def _represent(
