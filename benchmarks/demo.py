@@ -134,7 +134,7 @@ def cluster(problem: Problem) -> None:
     for fraction in FRACTIONS:
         gaps = with_gaps(problem, fraction, seed=0)
         means = make_pipeline(
-            StandardScaler(), SimpleImputer(), KMeans(10, random_state=0)
+            StandardScaler(), SimpleImputer(), KMeans(10, n_init=10, random_state=0)
         )
         mixture = DPMixtureFusion(gaps.modalities, random_state=0)
         for name, model in (("k-means told k = 10", means), (MIXTURE, mixture)):
