@@ -51,6 +51,7 @@ from skmm.core.normal_wishart import (
     log_normaliser,
     pack_sums,
     posterior,
+    quadratic_coefficients,
     sums_from_features,
     with_cells,
     without_cells,
@@ -304,17 +305,19 @@ class Expectation:
 
         The reference densities of a joint stick are in the log-normalisers.
         """
-        resp, constant, _ = self._logits(rows)
+        resp, references, _ = self._logits(rows)
         top = _shift_(resp)
         total = resp.exp_().sum(1, keepdim=True)
         resp.div_(total)
         log_norm = (top + total.log())[:, 0]
-        return self._taking_part(resp, rows), log_norm + constant
+        if len(references):
+            log_norm = log_norm + references.sum(0)
+        return self._taking_part(resp, rows), log_norm
 
     def totals(self, rows: Rows) -> Totals:
         """Sums over rows."""
         mixture = self.mixture
-        logits, constant, phi = self._logits(rows)
+        logits, references, phi = self._logits(rows)
         top = _shift_(logits)
         resp = logits.exp()
         total = resp.sum(1, keepdim=True)
@@ -340,16 +343,20 @@ class Expectation:
                 total = total + pack_sums(sums)
                 entropy = entropy + hidden
             blocks.append(total)
-        assigned = entropy.new_zeros(())
-        if self.references:
-            assigned = self._expected_reference(resp, rows)
+        constant = assigned = entropy.new_zeros(())
+        for m, reference in enumerate(references):
+            constant = constant + (reference * rows.weight).sum()
+            assigned = assigned + (self._of_block(resp, m).sum(0) * reference).sum()
+        labels = None
+        if self.mixture.labels is not None:
+            labels = label_sums(resp, rows.labels, self.mixture.labels.shape[-1])
         return Totals(
             resp.sum(-1),
             blocks,
-            self._label_sums(resp, rows.labels),
+            labels,
             entropy,
             log_norm,
-            (constant[0] * rows.weight).sum(),
+            constant,
             assigned,
             self._pair_entropy(resp),
         )
@@ -417,7 +424,8 @@ class Expectation:
     def _logits(self, rows: Rows) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Log-weights plus log-densities, (G, J, n), and what the sums need besides.
 
-        Besides: references' log-densities (1, n) and features of each modality.
+        Besides: references' log-densities, (M, n) or none, and features of each
+        modality.
         """
         mixture = self.mixture
         parts: list[Tensor] = []
@@ -426,17 +434,16 @@ class Expectation:
             part, feature = self._part(m, rows)
             parts.append(part)
             phi.append(feature)
-        constant = rows.weight.new_zeros((1, rows.n_rows))
+        references = rows.weight.new_zeros((0, rows.n_rows))
         if self.references:
             references = self._references(rows)
-            constant = references.sum(0, keepdim=True)
             parts = [p - h for p, h in zip(parts, references, strict=True)]
         logits = self._combined(parts, rows.seen)
         if rows.labels is not None and self.log_labels is not None:
             known = rows.labels >= 0
             own = self.log_labels[:, :, rows.labels.clamp_min(0)]
             logits += torch.where(known, own, 0)
-        return logits, constant, phi
+        return logits, references, phi
 
     def _part(self, m: int, rows: Rows) -> tuple[Tensor, Tensor]:
         """Log-densities (K, n) of one modality, 0 where absent, and its features.
@@ -536,27 +543,6 @@ class Expectation:
             out.append(value)
         return torch.stack(out)
 
-    def _expected_reference(self, resp: Tensor, rows: Rows) -> Tensor:
-        references = self._references(rows)
-        total = references.new_zeros(())
-        for m, h in enumerate(references):
-            total = total + (self._of_block(resp, m).sum(0) * h).sum()
-        return total
-
-    def _label_sums(self, resp: Tensor, labels: Tensor | None) -> Tensor | None:
-        if self.log_labels is None:
-            return None
-        shape = self.log_labels.shape
-        if labels is None:
-            return resp.new_zeros(shape)
-        known = labels >= 0
-        one_hot = torch.zeros(
-            (resp.shape[-1], shape[-1]), dtype=resp.dtype, device=resp.device
-        )
-        index = torch.nonzero(known).flatten()
-        one_hot[index, labels[index]] = 1
-        return resp @ one_hot
-
     def _pair_entropy(self, resp: Tensor) -> Tensor:
         """Entropy that is lost by merging; a weight times its logarithm cancels."""
         if self.pairs is None or not len(self.pairs):
@@ -578,6 +564,14 @@ def of_block(resp: Tensor, m: int, coupling: str, n_blocks: int) -> Tensor:
         return resp[m]
     k = resp.shape[1] // n_blocks
     return resp[0, m * k : (m + 1) * k]
+
+
+def label_sums(resp: Tensor, labels: Tensor | None, n_classes: int) -> Tensor:
+    """Sums (G, J, C) of responsibilities (G, J, n) over the rows of each class."""
+    if labels is None:
+        return resp.new_zeros((*resp.shape[:-1], n_classes))
+    one_hot = torch.nn.functional.one_hot(labels + 1, n_classes + 1)
+    return resp @ one_hot[:, 1:].to(resp)
 
 
 def atoms_shape(coupling: str, n_blocks: int, n_components: int) -> tuple[int, int]:
@@ -614,8 +608,7 @@ def given_totals(
         totals.append(with_cells(total, prior.size) if prior.diagonal else total)
     labels = None
     if n_classes is not None and rows.labels is not None:
-        one_hot = torch.nn.functional.one_hot(rows.labels + 1, n_classes + 1)
-        labels = weighted @ one_hot[:, 1:].to(weighted)
+        labels = label_sums(weighted, rows.labels, n_classes)
     zero = weighted.new_zeros(())
     return Totals(
         weighted.sum(-1),
@@ -744,12 +737,8 @@ def fixed_coefficients(h: NormalWishart) -> Tensor:
         zero = cell.new_zeros((1, 1))
         return torch.cat([zero, cell, linear, -0.5 * precision], 1)
     precision = torch.cholesky_inverse(root)
-    linear = (precision @ h.mean[:, :, None])[:, :, 0]
-    constant = -0.5 * (log_det(root) + h.size * LOG_2PI + (linear * h.mean).sum(-1))
-    half = -precision
-    half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    i, j = torch.triu_indices(h.size, h.size, device=half.device)
-    return torch.cat([constant[:, None], linear, half[:, i, j]], dim=1)
+    constant = -0.5 * (log_det(root) + h.size * LOG_2PI)
+    return quadratic_coefficients(constant, h.mean, precision)
 
 
 def empirical_scale(

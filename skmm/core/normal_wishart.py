@@ -274,11 +274,23 @@ def coefficients(q: NormalWishart) -> Tensor:
             ],
             dim=1,
         )
-    linear = (precision @ q.mean[:, :, None])[:, :, 0]
-    constant = constant - 0.5 * (linear * q.mean).sum(-1)
+    return quadratic_coefficients(constant, q.mean, precision)
+
+
+def quadratic_coefficients(constant: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    r"""Coefficients of :math:`c - \frac12 (z - m)^T \Lambda (z - m)`, full.
+
+    Parameters
+    ----------
+    constant : Tensor of shape (K,)
+    mean : Tensor of shape (K, D)
+    precision : Tensor of shape (K, D, D)
+    """
+    linear = (precision @ mean[:, :, None])[:, :, 0]
+    constant = constant - 0.5 * (linear * mean).sum(-1)
     half = -precision
     half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    i, j = _half(q.size, q.mean.device)
+    i, j = _half(mean.shape[1], mean.device)
     return torch.cat([constant[:, None], linear, half[:, i, j]], dim=1)
 
 

@@ -838,15 +838,10 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         """Check what `_parameter_constraints` can't say."""
         self._keep_architecture(
             go_on,
-            **{
-                name: getattr(self, name)
-                for name in (
-                    "n_components",
-                    "coupling",
-                    "covariance_type",
-                    "projection",
-                )
-            },
+            n_components=self.n_components,
+            coupling=self.coupling,
+            covariance_type=self.covariance_type,
+            projection=self.projection,
             has_labels=self.head == "mixture",
         )
         unknown = set(self.moves or ()) - set(MOVES)
