@@ -239,15 +239,18 @@ def _share(text: str) -> float:
     return float(text)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def common_parser(
+    description: str | None, sets: Sequence[str], estimators: Sequence[str]
+) -> argparse.ArgumentParser:
+    """Options of what runs an estimator, by default the first, on sets with gaps."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--sets", nargs="+", choices=SETS, default=list(SETS))
-    add("--fractions", nargs="+", type=_share, default=[0, 0.3, 0.6])
+    add("--sets", nargs="+", choices=sets, default=list(sets))
+    add("--fractions", nargs="+", type=_share, default=[0.0, 0.3, 0.6])
     add("--seeds", type=int, default=5, help="number of mask seeds, from 0")
-    add("--estimator", choices=[*ESTIMATORS, "none"], default="tcmax")
+    add("--estimator", choices=[*estimators, "none"], default=estimators[0])
     add(
         "--param",
         nargs="*",
@@ -256,6 +259,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="parameters of the estimator",
     )
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = common_parser(__doc__, list(SETS), list(ESTIMATORS))
+    add = parser.add_argument
     add(
         "--peers",
         nargs="+",

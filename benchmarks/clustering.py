@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import _setting, _share, compare
+from accuracy import common_parser, compare
 from protocol import DataMissing, Problem, load, with_gaps
 from sklearn.cluster import KMeans, SpectralClustering
 from sklearn.decomposition import PCA
@@ -319,22 +319,8 @@ def report(problem: Problem, fraction: float, runs: dict[str, Runs]) -> None:
 
 # ---------------------------------------------------------------- command line
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common_parser(__doc__, CLUSTERED, list(ESTIMATORS))
     add = parser.add_argument
-    add("--sets", nargs="+", choices=CLUSTERED, default=list(CLUSTERED))
-    add("--fractions", nargs="+", type=_share, default=[0.0, 0.3, 0.6])
-    add("--seeds", type=int, default=5, help="number of mask seeds, from 0")
-    add("--estimator", choices=[*ESTIMATORS, "none"], default="dp_mixture")
-    add(
-        "--param",
-        nargs="*",
-        type=_setting,
-        default=[],
-        metavar="NAME=VALUE",
-        help="parameters of the estimator",
-    )
     add(
         "--peers",
         choices=["best", "all", "none"],

@@ -106,3 +106,19 @@ def prefixed(names: np.ndarray, modalities: np.ndarray) -> list[str]:
     if len(set(out)) < len(out):  # "x" and "image__x", both of image
         out = [f"{modality}__{name}" for modality, name in pairs]
     return out
+
+
+def modality_columns(layout: Layout, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """The columns that are in a modality, in their order in X, and which it is."""
+    columns = np.sort(np.concatenate([block.indices for block in layout]))
+    names = np.empty(n_features, dtype=object)
+    for block in layout:
+        names[block.indices] = block.name
+    return columns, names[columns]
+
+
+def tell(estimator: Any, context: Any, told: dict[str, Any], name: str) -> bool:
+    """Tell scikit-learn's callbacks of a step that is done; True to stop."""
+    task = context.subcontext(task_name=name, max_subtasks=0)
+    task.call_on_fit_task_begin(estimator=estimator, **told)
+    return bool(task.call_on_fit_task_end(estimator=estimator, **told))

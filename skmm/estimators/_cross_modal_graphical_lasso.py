@@ -42,7 +42,9 @@ from skmm.estimators._base import (
     all_or_nothing,
     check_weight,
     fit_layout,
+    modality_columns,
     prefixed,
+    tell,
 )
 from skmm.estimators._joint_graphical_lasso import warn_not_converged
 from skmm.fitting.class_moments import ClassMoments, class_moments
@@ -505,12 +507,8 @@ class CrossModalGraphicalLasso(
                 f"the number of rows, expected at least 2, got {weight.sum():.3g}. "
                 "Multiply them by the number of rows."
             )
-        columns = np.sort(np.concatenate([block.indices for block in layout]))
-        names = np.empty(X.shape[1], dtype=object)
-        for block in layout:
-            names[block.indices] = block.name
+        columns, self.node_modalities_ = modality_columns(layout, X.shape[1])
         self._columns = columns
-        self.node_modalities_ = names[columns]
         for name in ("classes_", "priors_", "cv_results_"):
             vars(self).pop(name, None)
         self._fitted_without_y = y is None
@@ -1160,9 +1158,7 @@ class _Told:
         self.stopped = False
 
     def _task(self, name: str) -> bool:
-        task = self.context.subcontext(task_name=name, max_subtasks=0)
-        task.call_on_fit_task_begin(estimator=self.estimator, **self.told)
-        return bool(task.call_on_fit_task_end(estimator=self.estimator, **self.told))
+        return tell(self.estimator, self.context, self.told, name)
 
     def __call__(self, gap: float) -> bool:
         if self.estimator.verbose:

@@ -45,7 +45,9 @@ from skmm.estimators._base import (
     all_or_nothing,
     check_weight,
     fit_layout,
+    modality_columns,
     prefixed,
+    tell,
     to_arrays,
     to_tensors,
 )
@@ -800,11 +802,7 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
     def _check_layout(self, original, X, *, go_on) -> None:
         go_on = go_on or (self.warm_start and hasattr(self, "_mixture"))
         layout = fit_layout(self, original, X, go_on=go_on)
-        self._columns = np.sort(np.concatenate([block.indices for block in layout]))
-        names = np.empty(X.shape[1], dtype=object)
-        for block in layout:
-            names[block.indices] = block.name
-        self._column_modalities = names[self._columns]
+        self._columns, self._column_modalities = modality_columns(layout, X.shape[1])
 
     def _encode(self, y, *, go_on, partial, classes) -> np.ndarray:
         """Codes of the labels, -1 where open; sets `classes_` at a first fit."""
@@ -1570,9 +1568,7 @@ class _Progress:
                 f"start {self.start} iteration {run.n_iter}: bound {state.bound:.6g}, "
                 f"{used} components, change {state.change:.2g} nats a row"
             )
-        task = self.context.subcontext(task_name="iteration", max_subtasks=0)
-        task.call_on_fit_task_begin(estimator=self.estimator, **self.told)
-        return bool(task.call_on_fit_task_end(estimator=self.estimator, **self.told))
+        return tell(self.estimator, self.context, self.told, "iteration")
 
 
 def _log_scale(X, layout, projection) -> np.ndarray:
