@@ -4,6 +4,7 @@
 estimator                     formulas in `skmm.core`      way of fitting
 ============================  ===========================  ================
 `CrossModalGraphicalLasso`    `precision`, `gaussian`      alternating
+`DCMEMEncoder`                `multimodal_vae`             gradient
 `DPMixtureFusion`             `mixture`                    alternating
 (its neural form)             `mixture_network`            gradient
 `TCMaxClassifier`             `dependence`, `networks`     gradient
@@ -16,6 +17,7 @@ X is one array whose columns are grouped into modalities by the parameter
 from skmm._show_versions import show_versions
 from skmm._version import __version__
 from skmm.estimators._cross_modal_graphical_lasso import CrossModalGraphicalLasso, Edge
+from skmm.estimators._dcmem import DCMEMEncoder
 from skmm.estimators._dp_mixture_fusion import DPMixtureFusion
 from skmm.estimators._joint_graphical_lasso import (
     JointGraphicalLassoResult,
@@ -26,6 +28,7 @@ from skmm.modalities import Modality, OneModalityWarning
 
 __all__ = [
     "CrossModalGraphicalLasso",
+    "DCMEMEncoder",
     "DPMixtureFusion",
     "Edge",
     "JointGraphicalLassoResult",

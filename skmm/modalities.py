@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,15 @@ class Modality:
             default="gaussian"
         Distribution of the values. "bernoulli" needs values in [0, 1]; "categorical"
         needs vectors that are one-hot along the last axis of `shape`.
+    scale : float or "learn", default="learn"
+        Standard deviation of the likelihood "gaussian", or the scale of "laplace", in
+        the units that `scaling` leaves: for estimators that have a likelihood of the
+        values. "learn" fits one number.
     encoder : str or class, default=None
         Network that reads the block: a name that the estimator knows or a class of
         modules. None lets the estimator choose.
+    decoder : str or class, default=None
+        Network that writes the block, likewise; for estimators that have one.
     scaling : {"auto", "column", "block"} or None, default="auto"
         "column" standardises each column (each of the D variables of a sequence),
         "block" centres the columns and divides the block by one number, None leaves the
@@ -89,7 +95,9 @@ class Modality:
     columns: Any
     shape: tuple[int, ...] | None = None
     likelihood: str = "gaussian"
+    scale: float | str = "learn"
     encoder: Any = None
+    decoder: Any = None
     scaling: str | None = "auto"
 
     def __eq__(self, other: object) -> bool:
@@ -102,7 +110,8 @@ class Modality:
     @property
     def _settings(self) -> tuple[Any, ...]:
         shape = None if self.shape is None else tuple(self.shape)
-        return shape, self.likelihood, self.encoder, self.scaling
+        networks = self.encoder, self.decoder
+        return shape, self.likelihood, self.scale, networks, self.scaling
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +131,10 @@ class Block:
         Distribution of the values.
     scaling : {"column", "block"} or None
         How the values are standardised.
-    encoder : str, class or None
-        Network that reads the block.
+    encoder, decoder : str, class or None
+        Networks that read and write the block.
+    scale : float or "learn"
+        Of the likelihood.
     """
 
     name: str
@@ -132,6 +143,8 @@ class Block:
     likelihood: str = "gaussian"
     scaling: str | None = "column"
     encoder: Any = None
+    decoder: Any = None
+    scale: float | str = "learn"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Block):
@@ -142,7 +155,9 @@ class Block:
 
     @property
     def _settings(self) -> tuple[Any, ...]:
-        return self.name, self.shape, self.likelihood, self.scaling, self.encoder
+        networks = self.encoder, self.decoder
+        likelihood = self.likelihood, self.scale
+        return self.name, self.shape, likelihood, self.scaling, networks
 
     @property
     def size(self) -> int:
@@ -666,10 +681,19 @@ def _block(name: str, modality: Modality, indices: NDArray[np.intp]) -> Block:
     shape = _resolve_shape(name, modality.shape, len(indices))
     _check_choice(name, "likelihood", modality.likelihood, LIKELIHOODS)
     _check_choice(name, "scaling", modality.scaling, SCALINGS)
-    _check_encoder(name, modality.encoder)
-    scaling = _resolve_scaling(name, modality, shape)
-    columns = _as_slice(indices)
-    return Block(name, columns, shape, modality.likelihood, scaling, modality.encoder)
+    _check_scale(name, modality.scale)
+    _check_network(name, "encoder", modality.encoder)
+    _check_network(name, "decoder", modality.decoder)
+    return Block(
+        name,
+        _as_slice(indices),
+        shape,
+        modality.likelihood,
+        _resolve_scaling(name, modality, shape),
+        modality.encoder,
+        modality.decoder,
+        modality.scale,
+    )
 
 
 def _as_slice(indices: NDArray[np.intp]) -> slice | NDArray[np.intp]:
@@ -708,11 +732,22 @@ def _check_choice(
         )
 
 
-def _check_encoder(name: str, encoder: Any) -> None:
-    if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
+def _check_scale(name: str, scale: Any) -> None:
+    number = isinstance(scale, Real) and not isinstance(scale, bool)
+    if not ((number and 0 < scale < math.inf) or isinstance(scale, str)):
+        raise ValueError(
+            f"modalities[{name!r}].scale: expected a positive number or 'learn', got "
+            f"{scale!r}."
+        )
+    if isinstance(scale, str):
+        _check_choice(name, "scale", scale, ("learn",))
+
+
+def _check_network(name: str, field: str, network: Any) -> None:
+    if not (network is None or isinstance(network, str) or callable(network)):
         raise TypeError(
-            f"modalities[{name!r}].encoder: expected None, a string or a class of "
-            f"modules, got {encoder!r}."
+            f"modalities[{name!r}].{field}: expected None, a string or a class of "
+            f"modules, got {network!r}."
         )
 
 
@@ -860,7 +895,7 @@ def _observed_parts(
 def _raise_infinite(infinite: Mapping[str, list[int]]) -> None:
     if infinite:
         where = "; ".join(
-            f"modality {name!r}, {_list_rows(rows)}" for name, rows in infinite.items()
+            f"modality {name!r}, {list_rows(rows)}" for name, rows in infinite.items()
         )
         raise ValueError(
             f"Input X contains infinity: {where}. Correct these values, or set them to "
@@ -868,7 +903,7 @@ def _raise_infinite(infinite: Mapping[str, list[int]]) -> None:
         )
 
 
-def _list_rows(rows: Sequence[int] | NDArray[np.intp]) -> str:
+def list_rows(rows: Sequence[int] | NDArray[np.intp]) -> str:
     shown = ", ".join(str(row) for row in rows[:5])
     if len(rows) == 1:
         return f"row {shown}"
@@ -941,7 +976,7 @@ def check_rows_observed(observed: NDArray[np.bool_]) -> None:
     empty = np.flatnonzero(~observed.any(axis=1))
     if len(empty):
         raise ValueError(
-            f"X: {_list_rows(empty)}: no modality is observed, all values are NaN. "
+            f"X: {list_rows(empty)}: no modality is observed, all values are NaN. "
             "Remove such rows, since there is nothing to tell them apart by."
         )
 
@@ -1021,6 +1056,6 @@ def _raise_impossible(block: Block, expected: str, rows: NDArray[np.intp]) -> No
     if len(rows):
         raise ValueError(
             f"modalities[{block.name!r}].likelihood: {block.likelihood!r} expects "
-            f"{expected} of the shape {block.shape}, got others in {_list_rows(rows)}. "
+            f"{expected} of the shape {block.shape}, got others in {list_rows(rows)}. "
             "Transform these values or choose another likelihood."
         )

@@ -70,10 +70,11 @@ class VectorEncoder(nn.Module):
         hidden: Sequence[int] = (),
         dropout: float = 0.0,
         activation: str = "relu",
+        bounded: bool = True,
     ):
         super().__init__()
         self.layers = mlp(n_in, hidden, n_out, dropout, activation=activation)
-        if hidden:
+        if hidden and bounded:
             self.layers.append(nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,6 +95,7 @@ class ImageEncoder(nn.Module):
         n_out: int,
         channels: Sequence[int] = (16, 32, 64),
         dropout: float = 0.0,
+        bounded: bool = True,
     ):
         super().__init__()
         n_channels = shape[0]
@@ -109,10 +111,11 @@ class ImageEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(4 * n_channels, n_out)
+        self.squash = _squash(bounded)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(B, C, H, W)`` to ``(B, D)``."""
-        return torch.tanh(self.out(self.drop(self.layers(x))))
+        return self.squash(self.out(self.drop(self.layers(x))))
 
 
 class SequenceEncoder(nn.Module):
@@ -128,6 +131,7 @@ class SequenceEncoder(nn.Module):
         n_out: int,
         channels: Sequence[int] = (32, 64),
         dropout: float = 0.0,
+        bounded: bool = True,
     ):
         super().__init__()
         widths = [shape[1], *channels]
@@ -136,6 +140,7 @@ class SequenceEncoder(nn.Module):
         )
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(2 * widths[-1], n_out)
+        self.squash = _squash(bounded)
 
     def forward(self, x: Tensor, steps: Tensor) -> Tensor:
         """Embed ``(B, T, D)`` with the mask ``(B, T)`` of real steps to ``(B, D)``."""
@@ -147,7 +152,7 @@ class SequenceEncoder(nn.Module):
         mean = (h * mask).sum(2) / count
         # ReLU output is non-negative, so zeros at padded steps never win.
         peak = (h * mask).amax(2)
-        return torch.tanh(self.out(self.drop(torch.cat([mean, peak], dim=1))))
+        return self.squash(self.out(self.drop(torch.cat([mean, peak], dim=1))))
 
 
 class AttentionEncoder(nn.Module):
@@ -159,6 +164,7 @@ class AttentionEncoder(nn.Module):
         n_out: int,
         width: int = 64,
         dropout: float = 0.0,
+        bounded: bool = True,
     ):
         super().__init__()
         self.step = nn.Sequential(
@@ -167,6 +173,7 @@ class AttentionEncoder(nn.Module):
         self.attention = nn.Linear(width, 1, bias=False)  # softmax ignores shifts
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(width, n_out)
+        self.squash = _squash(bounded)
 
     def forward(self, x: Tensor, steps: Tensor) -> Tensor:
         """Embed ``(B, T, D)`` with the mask ``(B, T)`` of real steps to ``(B, D)``."""
@@ -175,7 +182,11 @@ class AttentionEncoder(nn.Module):
         # A finite floor: a row without any real step gets a uniform mean, not NaN.
         score = score.masked_fill(~steps, torch.finfo(score.dtype).min / 2)
         share = torch.softmax(score, dim=1).unsqueeze(-1)
-        return torch.tanh(self.out(self.drop((h * share).sum(1))))
+        return self.squash(self.out(self.drop((h * share).sum(1))))
+
+
+def _squash(bounded: bool) -> nn.Module:
+    return nn.Tanh() if bounded else nn.Identity()
 
 
 def build_encoder(
@@ -185,6 +196,7 @@ def build_encoder(
     hidden: Sequence[int],
     dropout: float,
     activation: str = "relu",
+    bounded: bool = True,
 ) -> nn.Module:
     """Encoder of one modality.
 
@@ -202,6 +214,8 @@ def build_encoder(
     dropout : float
     activation : {"relu", "tanh", "gelu"}, default="relu"
         Of "mlp".
+    bounded : bool, default=True
+        Whether tanh ends all but "linear" and callables.
 
     Returns
     -------
@@ -228,13 +242,13 @@ def build_encoder(
     if kind == "linear":
         return VectorEncoder(n_in, n_out)
     if kind == "mlp":
-        return VectorEncoder(n_in, n_out, hidden, dropout, activation)
+        return VectorEncoder(n_in, n_out, hidden, dropout, activation, bounded)
     if kind == "conv" and len(shape) == 3:
-        return ImageEncoder(shape, n_out, dropout=dropout)
+        return ImageEncoder(shape, n_out, dropout=dropout, bounded=bounded)
     if kind == "conv" and len(shape) == 2:
-        return SequenceEncoder(shape, n_out, dropout=dropout)
+        return SequenceEncoder(shape, n_out, dropout=dropout, bounded=bounded)
     if kind == "attention" and len(shape) == 2:
-        return AttentionEncoder(shape, n_out, dropout=dropout)
+        return AttentionEncoder(shape, n_out, dropout=dropout, bounded=bounded)
     raise ValueError(
         f"encoder: {kind!r} does not fit a block of shape {tuple(shape)}. Use "
         "'linear' or 'mlp' for any block, 'conv' for (C, H, W) and (T, D), "
@@ -442,8 +456,14 @@ class FusionNetwork(nn.Module):
         return torch.stack(embeddings)
 
     def forward(
-        self, blocks: list[Tensor], steps: list[Tensor | None]
+        self,
+        blocks: list[Tensor],
+        steps: list[Tensor | None],
+        observed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings ``(M, B, D)`` and, for additive heads, logits ``(M, B, C)``."""
+        """Embeddings ``(M, B, D)`` and, for additive heads, logits ``(M, B, C)``.
+
+        Absent modalities are embedded too; what they give is the loss's business.
+        """
         z = self.embed(blocks, steps)
         return z, self.head(z) if self.additive else None

@@ -10,7 +10,6 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
-from skorch.callbacks import Callback
 from torch import Tensor
 
 from skmm._device import resolve_device
@@ -23,13 +22,16 @@ from skmm.core.mixture_network import (
 )
 from skmm.core.networks import build_encoder
 from skmm.estimators._base import to_arrays, to_tensors
-from skmm.estimators._gradient import GradientEstimator, _check_widths, fit_scaler
+from skmm.estimators._gradient import (
+    PREDICT_ROWS,
+    GradientEstimator,
+    _check_widths,
+    fit_scaler,
+)
 from skmm.fitting.data import Batch
 from skmm.fitting.gradient import EpochHooks, seeded
 from skmm.fitting.mixture import distinct_rows
 from skmm.modalities import observed_modalities
-
-PREDICT_ROWS = 2048
 
 NEURAL_CONSTRAINTS: dict = {
     "fusion": [StrOptions(set(FUSIONS))],
@@ -40,8 +42,8 @@ NEURAL_CONSTRAINTS: dict = {
 }
 
 
-class _Loss(Callback):
-    """Task loss and mixture loss of a batch; as a callback it counts the epochs."""
+class _Loss:
+    """Task loss and mixture loss of a batch."""
 
     def __init__(self, estimator: Any, n_rows: float, first_epoch: int):
         self.lambda_dp, self.temperature = estimator.lambda_dp, estimator.temperature
@@ -49,11 +51,12 @@ class _Loss(Callback):
         self.decay = estimator.learning_decay
         self.mean = estimator.stick_update == "batch_mean"
         self.draw = estimator.fill == "sample"
-        self.n_rows, self.epoch = n_rows, first_epoch - 1
+        self.n_rows, self.first_epoch = n_rows, first_epoch
+        self.epoch = first_epoch
 
-    def on_epoch_begin(self, net, **kwargs):
-        """Count the epoch."""
-        self.epoch += 1
+    def begin_epoch(self, number: int) -> None:
+        """Count on from earlier fits."""
+        self.epoch = self.first_epoch + number
 
     def __call__(
         self, network: MixtureFusionNetwork, output: Any, y: Tensor, batch: Batch
@@ -137,7 +140,6 @@ class NeuralMixture(GradientEstimator):
                 self._training_settings(self.max_epochs, constant=False),
                 hooks,
                 validation=validation,
-                callbacks=(loss,),
                 go_on=go_on,
                 keep_optimizer=self.warm_start,
             )
@@ -251,15 +253,13 @@ class NeuralMixture(GradientEstimator):
         }
 
     def _neural_rows(self, X: np.ndarray, of: str) -> np.ndarray:
-        """Fused vectors or class probabilities of all rows, a few at a time."""
-        data = self._predict_data(X)
-        network = self._fitted_network(data.device)
-        parts = []
-        with torch.inference_mode():
-            for _, batch in data.in_order(PREDICT_ROWS):
-                z = network.embed(batch["blocks"], batch["steps"])
-                values = network.fused(z, batch["observed"])
-                if of == "proba":
-                    values = torch.softmax(network.head(values).double(), 1)
-                parts.append(values.cpu().numpy())
-        return np.concatenate(parts)
+        """Fused vectors or class probabilities of all rows."""
+
+        def value(network, batch):
+            z = network.embed(batch["blocks"], batch["steps"])
+            values = network.fused(z, batch["observed"])
+            if of == "proba":
+                values = torch.softmax(network.head(values).double(), 1)
+            return values
+
+        return self._map_rows(X, value)

@@ -1,7 +1,7 @@
 """What gradient-trained estimators share: parameters, devices, state as arrays."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,7 +17,7 @@ from skmm._device import resolve_device
 from skmm.core.networks import ACTIVATIONS, ENCODERS
 from skmm.estimators._base import to_arrays, to_tensors
 from skmm.fitting.checkpoint import Checkpoint, fingerprint
-from skmm.fitting.data import BlockData
+from skmm.fitting.data import Batch, BlockData
 from skmm.fitting.gradient import (
     RESERVED_NET_PARAMS,
     EpochHooks,
@@ -29,6 +29,7 @@ from skmm.fitting.gradient import (
 from skmm.modalities import Layout, check_observed, observed_modalities
 from skmm.scaling import BlockScaler
 
+PREDICT_ROWS = 2048
 # Parameters that do not change what a training computes, or that a taken-up run
 # may have otherwise.
 NOT_IN_FINGERPRINT = ("checkpoint_dir", "device", "modalities", "verbose")
@@ -97,18 +98,25 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
     # ------------------------------------------------------------ data
     def _encoder_kinds(self, layout: Layout) -> list[Any]:
         """Kind of each block's encoder: its `Modality`'s, else the parameter's."""
-        given = self.encoder if isinstance(self.encoder, Mapping) else None
+        return self._network_kinds(layout, "encoder", ENCODERS, "n_components")
+
+    def _network_kinds(
+        self, layout: Layout, field: str, known: tuple[str, ...], size: str
+    ) -> list[Any]:
+        parameter = getattr(self, field)
+        given = parameter if isinstance(parameter, Mapping) else None
         unknown = [name for name in given or () if name not in layout.names]
         if unknown:
             raise ValueError(
-                f"encoder: expected names among the modalities {layout.names}, got "
+                f"{field}: expected names among the modalities {layout.names}, got "
                 f"{unknown}."
             )
         kinds = []
         for block in layout:
-            kind = self.encoder if given is None else given.get(block.name, "auto")
-            kind = kind if block.encoder is None else block.encoder
-            _check_encoder(kind, block.name)
+            kind = parameter if given is None else given.get(block.name, "auto")
+            own = getattr(block, field)
+            kind = kind if own is None else own
+            _check_network(kind, block.name, field, known, size)
             kinds.append(kind)
         return kinds
 
@@ -135,6 +143,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         X: np.ndarray,
         y: np.ndarray | None = None,
         weight: np.ndarray | None = None,
+        cells: bool = False,
     ) -> BlockData:
         """Validated rows to predict, as the network takes them."""
         return self._block_data(
@@ -143,6 +152,7 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
             y,
             weight,
             device=resolve_device(self.device, fitting=False),
+            cells=cells,
         )
 
     def _block_data(self, X: np.ndarray, *args: Any, **kwargs: Any) -> BlockData:
@@ -150,6 +160,25 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         return BlockData(
             X, self._layout, self._scaler, *args, dtype=self._dtype, **kwargs
         )
+
+    def _map_rows(
+        self,
+        X: np.ndarray,
+        value: Callable[[torch.nn.Module, Batch], torch.Tensor],
+        cells: bool = False,
+    ) -> np.ndarray:
+        """Values of all rows of validated X, in its type, a few rows at a time.
+
+        ``value(network, batch)`` gives those of some rows, rows first.
+        """
+        data = self._predict_data(X, cells=cells)
+        network = self._fitted_network(data.device)
+        with torch.inference_mode():
+            parts = [
+                value(network, batch).cpu().numpy()
+                for _, batch in data.in_order(PREDICT_ROWS)
+            ]
+        return np.concatenate(parts).astype(X.dtype, copy=False)
 
     # ------------------------------------------------------------ training
     def _training_settings(
@@ -272,18 +301,20 @@ def _check_fraction(estimator: Any, n_samples: int) -> None:
         )
 
 
-def _check_encoder(kind: Any, modality: str) -> None:
-    """Check the kind of one modality's encoder."""
+def _check_network(
+    kind: Any, modality: str, field: str, known: tuple[str, ...], size: str
+) -> None:
+    """Check the kind of one modality's encoder or decoder."""
     if isinstance(kind, str):
-        if kind not in ENCODERS:
+        if kind not in known:
             raise ValueError(
-                f"encoder: expected one of {ENCODERS} or a class for the modality "
+                f"{field}: expected one of {known} or a class for the modality "
                 f"{modality!r}, got {kind!r}."
             )
     elif not callable(kind) or isinstance(kind, torch.nn.Module):
         raise TypeError(
-            f"encoder: expected one of {ENCODERS} or a class for the modality "
-            f"{modality!r}, called as encoder(shape, n_components), got {kind!r}. "
+            f"{field}: expected one of {known} or a class for the modality "
+            f"{modality!r}, called as {field}(shape, {size}), got {kind!r}. "
             "Pass the class, not a module made from it."
         )
 

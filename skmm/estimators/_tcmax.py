@@ -47,12 +47,16 @@ from skmm.estimators._base import (
     to_arrays,
     to_tensors,
 )
-from skmm.estimators._gradient import GradientEstimator, _check_widths, fit_scaler
+from skmm.estimators._gradient import (
+    PREDICT_ROWS,
+    GradientEstimator,
+    _check_widths,
+    fit_scaler,
+)
 from skmm.fitting.data import Batch, BlockData
 from skmm.fitting.gradient import EpochHooks, seeded
 from skmm.modalities import observed_modalities, validate_input
 
-PREDICT_ROWS = 2048
 BANK_TUPLES = 1 << 16
 # Fitted attributes that only one kind of fusion has.
 OF_SOME_FITS = ("log_partition_", "class_offset_", "_n_seen", "_bank")
@@ -884,20 +888,15 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         """Log of the class frequencies, ``(C,)``."""
         return torch.tensor(np.log(np.maximum(self.class_prior_, 1e-300))).to(like)
 
-    def _map_rows(self, X, value: Callable[..., Tensor]) -> np.ndarray:
-        """Values of all rows of X, in its type, a few rows at a time.
-
-        ``value(network, z, logits, observed)`` gives those of some rows, rows first.
-        """
+    def _of_rows(self, X, value: Callable[..., Tensor]) -> np.ndarray:
+        """Values ``value(network, z, logits, observed)`` of all rows of X."""
         check_is_fitted(self)
-        data = self._predict_data(validate_input(self, X, reset=False))
-        network = self._fitted_network(data.device)
-        with torch.inference_mode():
-            parts = [
-                value(network, z, logits, batch["observed"]).cpu().numpy()
-                for _, batch, z, logits in self._outputs(network, data)
-            ]
-        return np.concatenate(parts).astype(data.X.dtype, copy=False)
+
+        def of_batch(network, batch):
+            z, logits = network(batch["blocks"], batch["steps"])
+            return value(network, z, logits, batch["observed"])
+
+        return self._map_rows(validate_input(self, X, reset=False), of_batch)
 
     def _log_proba(self, X, only: int | None = None) -> np.ndarray:
         """Log-probabilities ``(n_samples, n_classes)``, from one modality if told."""
@@ -907,7 +906,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             scores = self._class_logits(network, z, logits, seen)
             return torch.log_softmax(scores, dim=1)
 
-        return self._map_rows(X, value)
+        return self._of_rows(X, value)
 
     def _position(self, modality: str) -> int:
         names = self.modality_names_in_.tolist()
@@ -1030,7 +1029,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 g = logits - torch.tensor(self.log_partition_).to(z).unsqueeze(1)
             return torch.where(observed.unsqueeze(-1), g, 0).transpose(0, 1)
 
-        return self._map_rows(X, value)
+        return self._of_rows(X, value)
 
     def _joint_contributions(self, network, z: Tensor) -> Tensor:
         everything = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
@@ -1094,7 +1093,7 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             filled = torch.where(observed.unsqueeze(-1), z, absent)
             return filled.transpose(0, 1).flatten(1)
 
-        return self._map_rows(X, value)
+        return self._of_rows(X, value)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`, with the modality in front.

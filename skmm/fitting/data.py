@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skmm.modalities import Layout, time_steps_observed
+from skmm.modalities import Block, Layout, time_steps_observed
 from skmm.scaling import BlockScaler
 
 Batch = dict[str, Any]
 """``blocks``: list of (B, d); ``steps``: list of (B, T) masks or None; ``observed``:
 bool (M, B); ``complete``: whether no modality is missing; ``weight``: (B,) or None;
-``rows``: the row numbers."""
+``cells``, where asked for: list of bool (B, d), or None for a block without missing
+cells."""
 
 
 def is_memmap(X: np.ndarray) -> bool:
@@ -65,6 +66,7 @@ class _Rows:
 
     blocks: list[Tensor]
     steps: list[Tensor | None]
+    cells: list[Tensor | None]
 
 
 class BlockData(Dataset):
@@ -89,6 +91,8 @@ class BlockData(Dataset):
         None decides by `should_stream`.
     rows : ndarray of int, default=None
         The rows of X to serve; all by default.
+    cells : bool, default=False
+        Whether to serve masks of the cells that are observed.
     """
 
     def __init__(
@@ -104,8 +108,10 @@ class BlockData(Dataset):
         dtype: np.dtype | None = None,
         stream: bool | None = None,
         rows: np.ndarray | None = None,
+        cells: bool = False,
     ):
         self.X, self.layout, self.scaler = X, layout, scaler
+        self.with_cells = cells
         self.device, self.row_numbers = device, rows
         self.dtype = np.dtype(X.dtype if dtype is None else dtype)
         self.stream = should_stream(X, device) if stream is None else stream
@@ -127,7 +133,7 @@ class BlockData(Dataset):
 
     def _read(self, rows: np.ndarray | None) -> _Rows:
         """Scaled blocks and time masks of some rows of X, on the device."""
-        blocks, steps = [], []
+        blocks, steps, cells = [], [], []
         X = self.X if rows is None else self.X[rows]
         for m, block in enumerate(self.layout):
             values = X[:, block.columns]
@@ -141,7 +147,10 @@ class BlockData(Dataset):
                 scaled.reshape(-1, *block.shape)[~seen] = 0
             blocks.append(torch.from_numpy(scaled).to(self.device))
             steps.append(mask)
-        return _Rows(blocks, steps)
+            there = observed_cells(values, block) if self.with_cells else None
+            cells.append(None if there is None else torch.from_numpy(there))
+        cells = [None if c is None else c.to(self.device) for c in cells]
+        return _Rows(blocks, steps, cells)
 
     def batch(self, rows: Tensor | slice) -> Batch:
         """The given rows, numbered from 0 among those served."""
@@ -156,6 +165,7 @@ class BlockData(Dataset):
         return {
             "blocks": [b[pick] for b in source.blocks],
             "steps": [None if s is None else s[pick] for s in source.steps],
+            "cells": [None if c is None else c[pick] for c in source.cells],
             "observed": self.observed[:, rows],
             "complete": self.complete,
             "weight": None if self.weight is None else self.weight[rows],
@@ -174,6 +184,20 @@ class BlockData(Dataset):
         for start in range(0, self.n_rows, batch_size):
             rows = slice(start, min(start + batch_size, self.n_rows))
             yield rows, self.batch(rows)
+
+
+def observed_cells(values: np.ndarray, block: Block) -> np.ndarray | None:
+    """Mark the cells ``(n, d)`` that have a value; None where all of a row's have.
+
+    Rows that lack the modality do not count. A category vector of which a part is
+    missing is missing.
+    """
+    there = ~np.isnan(values)
+    if block.likelihood == "categorical":
+        vectors = there.reshape(len(values), -1, block.shape[-1])
+        vectors &= vectors.all(axis=-1, keepdims=True)
+    partly = there.any(axis=1) != there.all(axis=1)
+    return there if partly.any() else None
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> list[int]:

@@ -20,7 +20,11 @@ from skmm.fitting.checkpoint import Checkpoint
 from skmm.fitting.data import Batch, BatchIterator, BlockData, batch_bounds
 
 Loss = Callable[[nn.Module, Any, Tensor | None, Batch], Tensor]
-"""``loss(network, network's output, targets, batch)`` to a scalar."""
+"""``loss(network, network's output, targets, batch)`` to a scalar.
+
+A loss that has ``begin_epoch(number)`` is told the number of each epoch from 0, and one
+that has ``end_epoch()`` gives what it summed up in it as a dict of floats.
+"""
 
 # Parameters of skorch's net that the estimators set themselves.
 RESERVED_NET_PARAMS = (
@@ -49,7 +53,7 @@ class GradientNet(NeuralNet):
     Parameters
     ----------
     module : Module
-        Called with a batch's blocks and time masks.
+        Called with a batch's blocks, time masks and mask of observed modalities.
     criterion : Loss
     precision : {None, "bf16"}, default=None
         "bf16" runs the forward pass of training steps in bfloat16 where torch's
@@ -91,7 +95,7 @@ class GradientNet(NeuralNet):
     def infer(self, x, **fit_params):
         """Outputs of the network for a batch."""
         with self._autocast():
-            return self.module_(x["blocks"], x["steps"])
+            return self.module_(x["blocks"], x["steps"], x["observed"])
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """One pass over the batches; records the mean loss of the rows.
@@ -160,7 +164,7 @@ class TrainingRecord:
     """What training leaves beside the network's weights.
 
     `best_state` holds copies of the weights at the lowest validation loss; the live
-    ones go on changing.
+    ones go on changing. `terms` are what the loss gives of each epoch.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -169,6 +173,7 @@ class TrainingRecord:
     best_epoch: int = 0
     best_state: dict[str, Tensor] | None = None
     stopped: bool = False
+    terms: list[dict[str, float]] = field(default_factory=list)
 
     def note_validation(self, loss: float, network: nn.Module) -> None:
         """Keep a copy of the weights if the validation loss is the lowest."""
@@ -200,9 +205,11 @@ class EpochControl(Callback):
 
     def on_epoch_begin(self, net, **kwargs):
         """Set the learning rate and tell that the epoch begins."""
-        rate = self.settings.rate(len(self.record.losses))
+        number = len(self.record.losses)
         for group in net.optimizer_.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.settings.rate(number)
+        if hasattr(net.criterion_, "begin_epoch"):
+            net.criterion_.begin_epoch(number)
         self.hooks.begin()
 
     def on_epoch_end(self, net, **kwargs):
@@ -210,6 +217,8 @@ class EpochControl(Callback):
         record, settings = self.record, self.settings
         epoch = net.history[-1]
         record.losses.append(epoch["train_loss"])
+        if hasattr(net.criterion_, "end_epoch"):
+            record.terms.append(net.criterion_.end_epoch())
         if not math.isfinite(record.losses[-1]):
             raise ValueError(
                 f"training diverged: the loss of epoch {len(record.losses)} is "
