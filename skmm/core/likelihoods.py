@@ -105,7 +105,7 @@ def draw(
         return torch.bernoulli(output.sigmoid())
     if likelihood == "categorical":
         logits = _categories(output, shape)
-        flat = logits.softmax(-1).flatten(0, -2)
+        flat = logits.softmax(-1).reshape(-1, shape[-1])
         chosen = torch.multinomial(flat, 1).view(logits.shape[:-1])
         one_hot = F.one_hot(chosen, shape[-1]).to(output.dtype)
         return one_hot.flatten(-len(shape))

@@ -78,14 +78,17 @@ class Codes:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is maximised; see `objective`. Weights are those of the estimator."""
+    """What is maximised; see `objective`. Weights are those of the estimator.
+
+    `cross_decoder` has a name a modality: how it is decoded from the others' codes.
+    """
 
     n_samples: int = 2
     cross_weight: float = 10.0
     ib_weight: float = 1.0
     align_weight: float = 1.0
     nce_temperature: float = 0.1
-    cross_decoder: str = "shared_posterior"
+    cross_decoder: Sequence[str] = ()
     stop_gradient: bool = True
     multi: str = "pairwise"
     n_targets: int | None = None
@@ -115,12 +118,15 @@ class Part(nn.Module):
         From ``n_shared`` numbers, where the cross decoder is a network of its own.
     n_anchors : int, default=0
     learn_anchors : bool, default=True
+    spherical : bool, default=False
+        Whether means of shared codes are scaled to the length ``sqrt(n_shared)``.
     bf16 : bool, default=False
         Whether training decodes in bfloat16 where torch's autocast does.
     """
 
     anchors: Tensor
     anchor_steps: Tensor
+    given_noise: Tensor
 
     def __init__(
         self,
@@ -134,21 +140,22 @@ class Part(nn.Module):
         cross_decoder: nn.Module | None = None,
         n_anchors: int = 0,
         learn_anchors: bool = True,
+        spherical: bool = False,
         bf16: bool = False,
     ):
         super().__init__()
+        self.spherical = spherical
         self.bf16 = bf16
         self.encoder, self.decoder, self.cross_decoder = encoder, decoder, cross_decoder
         self.shape, self.likelihood = shape, likelihood
         self.n_shared, self.n_private = n_shared, n_private
         self.with_steps = takes_steps(encoder, shape)
         self.size = math.prod(shape)
-        learnt = scale == "learn"
-        start = torch.zeros(()) if learnt else torch.tensor(float(scale)).log()
-        if learnt:
-            self.log_noise = nn.Parameter(start)
+        if scale == "learn":
+            self.learnt_noise = nn.Parameter(torch.zeros(()))
         else:
-            self.register_buffer("log_noise", start)
+            noise = torch.tensor(float(scale), dtype=torch.float64).log()
+            self.register_buffer("given_noise", noise)
         # Flat, as offsets are: the optimiser shrinks matrices only.
         self.n_anchors = n_anchors
         values = torch.zeros(n_anchors * self.size)
@@ -168,16 +175,18 @@ class Part(nn.Module):
         x = x.unflatten(-1, self.shape)
         out = self.encoder(x, steps) if self.with_steps else self.encoder(x)
         n_out = self.n_shared + self.n_private
-        if out.dim() != 2 or out.shape[-1] != 2 * n_out:
+        if out.shape != (len(x), 2 * n_out):
             raise ValueError(
                 f"encoder: expected means and log-scales of shape (n, {2 * n_out}) of "
-                f"blocks of shape {self.shape}, got {tuple(out.shape)} from "
-                f"{type(self.encoder).__name__}."
+                f"n = {len(x)} blocks of shape {self.shape}, got {tuple(out.shape)} "
+                f"from {type(self.encoder).__name__}."
             )
         mean, log_scale = out.split(n_out, -1)
         log_scale = log_scale.clamp(LEAST_LOG_SCALE, LARGEST_LOG_SCALE)
         sizes = [self.n_shared, self.n_private]
         (z, w), (log_z, log_w) = mean.split(sizes, -1), log_scale.split(sizes, -1)
+        if self.spherical:
+            z = on_sphere(z)
         return DiagonalGaussian(z, log_z), DiagonalGaussian(w, log_w)
 
     def decode(self, z: Tensor, w: Tensor | None) -> Tensor:
@@ -190,7 +199,8 @@ class Part(nn.Module):
         kind = code.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.bf16 and self.training):
             out = network(code.flatten(0, -2))
-        if out[0].numel() != self.size or len(out) != code.shape[:-1].numel():
+        n_rows = code.shape[:-1].numel()
+        if out.shape[:1] != (n_rows,) or out.numel() != n_rows * self.size:
             raise ValueError(
                 f"decoder: expected output of shape (n, {self.size}) or "
                 f"{('n', *self.shape)}, got {tuple(out.shape)} from "
@@ -202,10 +212,16 @@ class Part(nn.Module):
         """Log-likelihood of rows, ``(..., n)``, in float32 or float64."""
         if output.dtype in (torch.bfloat16, torch.float16):
             output = output.float()
-        log_noise = self.log_noise.clamp_min(LEAST_LOG_NOISE)
         return row_log_likelihood(
-            self.likelihood, output, x, self.shape, log_noise, cells
+            self.likelihood, output, x, self.shape, self.log_noise, cells
         )
+
+    @property
+    def log_noise(self) -> Tensor:
+        """Log of the likelihood's scale; a learnt one has a floor."""
+        if "given_noise" in self._buffers:
+            return self.given_noise
+        return self.learnt_noise.clamp_min(LEAST_LOG_NOISE)
 
     def anchor_rows(self) -> tuple[Tensor, Tensor | None]:
         """Anchors as the encoder takes rows, with their time steps."""
@@ -227,6 +243,22 @@ class Part(nn.Module):
         self.anchors.copy_(values.flatten())
         if steps is not None:
             self.anchor_steps.copy_(steps[pick])
+
+
+def on_sphere(z: Tensor) -> Tensor:
+    """Vectors ``(..., d)`` scaled to the length ``sqrt(d)``, as of N(0, I)."""
+    return math.sqrt(z.shape[-1]) * nn.functional.normalize(z, dim=-1)
+
+
+@torch.no_grad()
+def start_narrow(encoder: nn.Module, n_codes: int) -> None:
+    """Let an encoder's posteriors start with a scale near 1 / e, whatever the row.
+
+    With scales of 1 the draws of the first steps hide the means, which start small.
+    """
+    last = [layer for layer in encoder.modules() if isinstance(layer, nn.Linear)][-1]
+    last.weight[n_codes:] *= 0.1
+    last.bias[n_codes:] = -1.0
 
 
 class MultimodalVAE(nn.Module):
@@ -288,7 +320,9 @@ def _scatter(q: DiagonalGaussian, rows: Tensor, n_rows: int) -> DiagonalGaussian
     )
 
 
-def joint_code(codes: Codes, observed: Tensor, rule: str) -> DiagonalGaussian:
+def joint_code(
+    codes: Codes, observed: Tensor, rule: str, spherical: bool = False
+) -> DiagonalGaussian:
     """One shared code a row from all its modalities.
 
     Parameters
@@ -298,12 +332,21 @@ def joint_code(codes: Codes, observed: Tensor, rule: str) -> DiagonalGaussian:
     rule : {"mean", "precision"}
         "mean" averages the means and the variances, "precision" is the normalised
         product of the posteriors.
+    spherical : bool, default=False
+        Whether means are put back on the sphere.
 
     Returns
     -------
     joint : DiagonalGaussian over (B, d)
-        N(0, I) for rows that have no modality.
+        With the mean 0 for rows that have no modality.
     """
+    joint = _joint_code(codes, observed, rule)
+    if not spherical:
+        return joint
+    return DiagonalGaussian(on_sphere(joint.mean), joint.log_scale)
+
+
+def _joint_code(codes: Codes, observed: Tensor, rule: str) -> DiagonalGaussian:
     means, log_scales = codes.stacked()
     if rule == "precision":
         return product(means, log_scales, observed)
@@ -343,15 +386,16 @@ class _Pairs:
     target: Tensor
     row: Tensor
     a: Tensor
+    decoded: Tensor
 
 
 @dataclass
 class Terms:
     """Sums over the rows of a batch, and what is minimised.
 
-    `parts` are detached and for the record: "reconstruction" and "cross" are
-    log-likelihoods of a row, the divergences are of a row's codes, all without
-    weights.
+    `parts` are detached and for the record: log-likelihoods of a row's modalities
+    from its own codes, "reconstruction", and of one from another's, "cross", both
+    as rescaled; divergences of its codes.
     """
 
     loss: Tensor
@@ -414,7 +458,10 @@ def objective(
         codes, settings, pairs, targets, z, own, picked, log_q, w_ratio, kl_w
     )
     row_value = row_value + value
-    parts |= {"shared_divergence": kl_z.detach().sum(), "cross": pairs.a.detach().sum()}
+    parts["shared_divergence"] = kl_z.detach().sum()
+    if pairs.decoded.any():
+        each = log_mean_exp(pairs.a.detach()[:, pairs.decoded])
+        parts["cross"] = each.mean() * targets.any((0, 1)).sum()
 
     alone = observed & (count == 1)
     for m in range(len(network)):
@@ -425,7 +472,7 @@ def objective(
             single = bound.mean(0) - beta * kl_w[m, mine]
             row_value = row_value.index_add(0, mine, single)
     if settings.align_weight and len(network) > 1:
-        nce, parts["alignment"] = _alignment(observed, z[:, 0], settings)
+        nce, parts["alignment"] = _alignment(observed, codes, settings)
         row_value = row_value - settings.align_weight * nce
     if settings.z_prior_weight:
         kl = torch.stack([q.divergence() for q in codes.shared]) * observed
@@ -434,18 +481,13 @@ def objective(
     return Terms(-(row_value * (count > 0)).sum() / n_rows, parts)
 
 
-def _private_of_targets(
-    settings: Objective, pairs: _Pairs, w: Tensor, mine: Tensor
-) -> Tensor | None:
+def _private_of_target(kind: str, own: Tensor) -> Tensor | None:
     """Private codes with which a target is decoded from others' shared codes."""
-    if settings.cross_decoder == "separate":
+    if kind == "separate":
         return None
-    own = w[:, pairs.row[mine]]
-    if settings.cross_decoder == "shared_posterior":
+    if kind == "shared_posterior":
         return own
-    if settings.cross_decoder == "shared_prior":
-        return torch.randn_like(own)
-    return torch.zeros_like(own)
+    return torch.randn_like(own) if kind == "shared_prior" else torch.zeros_like(own)
 
 
 def _decode_pairs(
@@ -464,11 +506,11 @@ def _decode_pairs(
     the private code integrated out.
     """
     target, source, row = targets.transpose(0, 1).nonzero().unbind(1)
-    pairs = _Pairs(source, target, row, z.new_zeros(z.shape[1], len(row)))
     decoded = torch.ones_like(row, dtype=torch.bool)
     if settings.cross_fraction < 1:
         share = torch.rand(targets.shape[-1], device=z.device) < settings.cross_fraction
         decoded = share[row]
+    pairs = _Pairs(source, target, row, z.new_zeros(z.shape[1], len(row)), decoded)
     scale = settings.rescale
     found = []
     order = []
@@ -477,10 +519,11 @@ def _decode_pairs(
         if not len(mine):
             continue
         code = z[source[mine], :, row[mine]].transpose(0, 1)
-        private = _private_of_targets(settings, pairs, w[t], mine)
+        kind = settings.cross_decoder[t]
+        private = _private_of_target(kind, w[t][:, row[mine]])
         a = part.log_likelihood(part.decode(code, private), *rows.of(t, row[mine]))
         a = a if scale is None else scale[t] * a
-        if settings.cross_decoder == "shared_posterior":
+        if kind == "shared_posterior":
             assert private is not None
             ratio = standard_log_density(private)
             ratio = ratio - codes.private[t][row[mine]].log_density(private)
@@ -504,14 +547,18 @@ def _decode_own(
 
     With ``own_draws="one"`` of one draw only, ``(M, 1, B)``, picked with the weights
     that the draws have in the bound: the expectation over the pick is the weighted
-    sum.
+    sum. The reconstruction in the information bottleneck is then that of the pick, too.
     """
     picked = settings.own_draws == "one"
     if picked:
         n_modalities, n_draws, n_rows = z.shape[:3]
         share = z.new_zeros(n_draws, n_modalities * n_rows)
         place = pairs.source * n_rows + pairs.row
-        share.index_add_(1, place, draw_weights(pairs.a.detach()))
+        a = pairs.a.detach()
+        if settings.multi == "pairwise":
+            share.index_add_(1, place, draw_weights(a))
+        else:
+            share = draw_weights(share.index_add_(1, place, a))
         share = torch.where(share.sum(0) > 0, share, 1)
         pick = torch.multinomial(share.T, 1).view(n_modalities, 1, n_rows, 1)
     own = []
@@ -608,9 +655,10 @@ def _given_all_others(
 
 
 def _alignment(
-    observed: Tensor, z: Tensor, settings: Objective
+    observed: Tensor, codes: Codes, settings: Objective
 ) -> tuple[Tensor, Tensor]:
-    """InfoNCE of each row, a mean over its pairs, and the sum over rows."""
+    """InfoNCE of each row's means, a mean over its pairs, and the sum over rows."""
+    z, _ = codes.stacked()
     n_modalities, n_rows = observed.shape
     loss = z.new_zeros(n_rows)
     n_pairs = z.new_zeros(n_rows)

@@ -31,6 +31,7 @@ from skmm.core.multimodal_vae import (
     log_weights,
     objective,
     row_bounds,
+    start_narrow,
 )
 from skmm.core.networks import build_encoder
 from skmm.estimators._base import all_or_nothing, fit_layout, to_arrays, to_tensors
@@ -51,6 +52,9 @@ from skmm.modalities import (
 
 # Below this share of the variance of a code that its mean explains, it is unused.
 LEAST_RELIABILITY = 0.01
+CROSS_DECODERS = ("shared_posterior", "shared_prior", "shared_mean", "separate")
+# Training rows whose private posteriors are kept to draw from.
+BANK_ROWS = 1000
 # Draws of the score that are decoded at a time.
 SCORE_DRAWS = 16
 
@@ -133,7 +137,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Size of the shared code.
     n_private : int or dict, default=4
         Size of the private codes, or sizes by modality name (4 where not named). 0
-        leaves them out.
+        leaves them out, and so does a single modality.
     encoder : str, class or dict, default="auto"
         "auto" is a multilayer perceptron for vectors and a convolutional net for
         images and sequences; or "linear", "mlp", "conv", "attention", or a class called
@@ -154,8 +158,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Share of hidden units dropped in training, in [0, 1).
     n_samples : int, default=2
         Draws K of the codes in training. With 1 the weights say nothing.
-    cross_decoder : str, default="shared_posterior"
-        How q(t|z) is computed from the other modality's shared code.
+    cross_decoder : str or dict, default="shared_posterior"
+        How q(t|z) is computed from the other modality's shared code; a dict has one
+        of these for each t by name ("shared_posterior" where not named).
         "shared_posterior" decodes with t's own private code, drawn from its posterior
         and reweighted by prior over posterior, which estimates the integral over
         the private code without bias; "shared_prior" draws it from the prior, as
@@ -180,13 +185,14 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     n_targets : int or None, default=1
         How many of a row's other modalities, drawn anew each step, each modality
         predicts. None is all of them, at a cost that grows with the square of their
-        number.
+        number. With "mixture" and "product" the prior is that of the chosen ones.
     own_draws : {"all", "one"}, default="all"
         "one" decodes each modality from one draw, picked with the weights W, in place
-        of all K: the same bound in expectation, at less cost.
+        of all K: the same bound in expectation, at less cost. (The reconstruction in
+        the third term is then weighted, too.)
     cross_fraction : float, default=1.0
         Share of the rows of a step whose other modalities are predicted, in (0, 1].
-        The others have the plain bound in that step.
+        The others have the plain bound in that step: the cross term weighs less.
     n_anchors : int, default=64
         Stand-ins a modality for what a row lacks; they start at random training rows.
     learn_anchors : bool, default=True
@@ -199,6 +205,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     z_prior_weight : float, default=0.0
         Weight of the divergence of shared codes from N(0, I). Nothing else pins
         where these codes are.
+    spherical : bool, default=True
+        Whether means of shared codes lie on the sphere of radius
+        ``sqrt(n_components)``: the alignment sees directions only, and nothing else
+        would pin their length. Not where there is one modality.
     joint : {"mean", "precision", "concat"}, default="mean"
         Shared code of a row from all its modalities: the mean of their means, the
         mean weighted by their precisions, or all side by side.
@@ -265,10 +275,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Share of a code's variance over the training rows that its posterior means
         explain, a number a dimension in [0, 1]. Near 0 the dimension is not used.
     history_ : dict of str to list of float
-        Means over the training rows of each epoch: "reconstruction" and "cross", the
-        log-likelihoods of a row's modalities from their own and from the others'
-        codes, "shared_divergence", "private_divergence" and "alignment" (NCE), in
-        nats, without weights.
+        Means over the training rows of each epoch, in nats: "reconstruction", the
+        log-likelihood of a row's modalities from their own codes, and "cross", of one
+        from another's, both as rescaled; "shared_divergence", "private_divergence" and
+        "alignment" (NCE), without weights.
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_loss_curve_ : list of float
@@ -330,9 +340,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         "n_private": [Interval(Integral, 0, None, closed="left"), dict],
         "decoder": [str, callable, dict],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
-        "cross_decoder": [
-            StrOptions({"shared_posterior", "shared_prior", "shared_mean", "separate"})
-        ],
+        "cross_decoder": [StrOptions(set(CROSS_DECODERS)), dict],
         "cross_weight": [Interval(Real, 0, None, closed="left")],
         "ib_weight": [Interval(Real, 0, None, closed="left")],
         "align_weight": [Interval(Real, 0, None, closed="left")],
@@ -347,6 +355,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         "likelihood_rescale": [StrOptions({"dimension"}), dict, None],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "z_prior_weight": [Interval(Real, 0, None, closed="left")],
+        "spherical": ["boolean"],
         "joint": [StrOptions({"mean", "precision", "concat"})],
         "output": [StrOptions({"joint", "per_modality", "private", "all"})],
         "keep_missing": ["boolean"],
@@ -380,6 +389,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         likelihood_rescale=None,
         kl_warmup=0.1,
         z_prior_weight=0.0,
+        spherical=True,
         joint="mean",
         output="joint",
         keep_missing=False,
@@ -425,6 +435,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         self.likelihood_rescale = likelihood_rescale
         self.kl_warmup = kl_warmup
         self.z_prior_weight = z_prior_weight
+        self.spherical = spherical
         self.joint = joint
         self.output = output
         self.keep_missing = keep_missing
@@ -504,15 +515,17 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 UserWarning,
                 stacklevel=4,
             )
+        cross = self._cross_decoders(layout)
         self._keep_architecture(
             go_on,
             encoder=self._encoder_kinds(layout),
             decoder=self._network_kinds(layout, "decoder", DECODERS, "n_codes"),
             n_components=self.n_components,
-            n_private=[_of_modality(self, "n_private", n, 4) for n in layout.names],
+            n_private=self._private_sizes(layout),
             hidden=_check_widths("hidden", self.hidden),
             activation=self.activation,
-            separate=several and self.cross_decoder == "separate",
+            separate=[several and kind == "separate" for kind in cross],
+            spherical=several and self.spherical,
             n_anchors=self.n_anchors if several else 0,
             learn_anchors=self.learn_anchors,
         )
@@ -537,10 +550,40 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         if self.likelihood_rescale == "dimension":
             largest = max(block.size for block in layout)
             return [largest / block.size for block in layout]
-        return [
-            float(_of_modality(self, "likelihood_rescale", name, 1.0))
-            for name in layout.names
-        ]
+        factors = _by_modality(
+            "likelihood_rescale", self.likelihood_rescale, layout.names, 1.0
+        )
+        for name, factor in zip(layout.names, factors, strict=True):
+            if not isinstance(factor, Real) or not 0 < factor < np.inf:
+                raise ValueError(
+                    "likelihood_rescale: expected positive numbers, got "
+                    f"{factor!r} for the modality {name!r}."
+                )
+        return [float(factor) for factor in factors]
+
+    def _cross_decoders(self, layout) -> list[str]:
+        kinds = _by_modality(
+            "cross_decoder", self.cross_decoder, layout.names, CROSS_DECODERS[0]
+        )
+        for name, kind in zip(layout.names, kinds, strict=True):
+            if not isinstance(kind, str) or kind not in CROSS_DECODERS:
+                raise ValueError(
+                    f"cross_decoder: expected one of {CROSS_DECODERS}, got {kind!r} "
+                    f"for the modality {name!r}."
+                )
+        return kinds
+
+    def _private_sizes(self, layout) -> list[int]:
+        if len(layout) == 1:
+            return [0]  # nothing to be private from
+        sizes = _by_modality("n_private", self.n_private, layout.names, 4)
+        for name, size in zip(layout.names, sizes, strict=True):
+            if not isinstance(size, Integral) or isinstance(size, bool) or size < 0:
+                raise ValueError(
+                    "n_private: expected integers of 0 or more, got "
+                    f"{size!r} for the modality {name!r}."
+                )
+        return [int(size) for size in sizes]
 
     def _run(self, X, observed, context, told, *, go_on: bool) -> dict[str, Any]:
         """Train on checked rows, and set what was learnt."""
@@ -605,7 +648,6 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             "ib_weight",
             "align_weight",
             "nce_temperature",
-            "cross_decoder",
             "stop_gradient",
             "multi",
             "n_targets",
@@ -614,7 +656,8 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             "z_prior_weight",
         )
         settings = {name: getattr(self, name) for name in names}
-        return settings | {"rescale": self._rescale}
+        cross = self._cross_decoders(self._layout)
+        return settings | {"rescale": self._rescale, "cross_decoder": cross}
 
     def _build_network(self) -> MultimodalVAE:
         a = self._architecture
@@ -628,8 +671,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             encoder = build_encoder(
                 a["encoder"][m], block.shape, 2 * n_codes, *common, bounded=False
             )
+            if isinstance(a["encoder"][m], str):
+                start_narrow(encoder, n_codes)
             cross = None
-            if a["separate"]:
+            if a["separate"][m]:
                 cross = build_decoder(kind, block.shape, n_shared, *mirrored)
             parts.append(
                 Part(
@@ -643,10 +688,14 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                     cross,
                     a["n_anchors"],
                     a["learn_anchors"],
+                    a["spherical"],
                     self.precision == "bf16",
                 )
             )
-        return MultimodalVAE(parts).to(getattr(torch, self._dtype))
+        # Convolutions take a sixth less time with the channels last.
+        return MultimodalVAE(parts).to(
+            dtype=getattr(torch, self._dtype), memory_format=torch.channels_last
+        )
 
     def _start_anchors(self, network: MultimodalVAE, data: BlockData) -> None:
         """Anchors at random training rows of their modality."""
@@ -672,6 +721,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 moments.add(_encode(network, batch), batch["observed"])
             prior = network.anchor_prior()
             middle = None if prior is None else prior.mean.mean(0)
+            bank = [self._private_bank(network, data, m) for m in range(len(network))]
             anchors = [part.anchor_rows()[0] for part in network]
         network.train(training)
         if middle is None:
@@ -684,9 +734,26 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 block.name: self._scaler.inverse(m, to_arrays(anchors[m]))
                 for m, block in enumerate(self._layout)
             },
+            "_bank": to_arrays(bank),
             "_middle": to_arrays(middle),
             "_network_state": to_arrays(network.state_dict()),
         }
+
+    def _private_bank(
+        self, network: MultimodalVAE, data: BlockData, m: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and log-scales of private codes of some training rows."""
+        rows = data.observed[m].nonzero().squeeze(1)
+        few = torch.linspace(0, len(rows) - 1, min(len(rows), BANK_ROWS)).long()
+        batch = data.batch(rows[few.to(rows.device)])
+        own = _encode(network, batch).private[m]
+        return own.mean, own.log_scale
+
+    def _draw_private(self, m: int, shape: tuple[int, ...], like: torch.Tensor):
+        """Private codes of modality m as those of random training rows."""
+        mean, log_scale = (torch.tensor(part).to(like) for part in self._bank[m])
+        rows = torch.randint(len(mean), shape, device=like.device)
+        return DiagonalGaussian(mean[rows], log_scale[rows]).draw(1)[0]
 
     def _record(self, record: TrainingRecord, *, added: bool) -> None:
         """Curves and number of epochs, added to those of earlier fits."""
@@ -773,7 +840,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     def _joint(self, codes: Codes, observed: torch.Tensor) -> DiagonalGaussian:
         """Shared code of rows from all that is observed."""
         rule = "precision" if self.joint == "precision" else "mean"
-        joint = joint_code(codes, observed, rule)
+        joint = joint_code(codes, observed, rule, self._architecture["spherical"])
         nothing = ~observed.any(0)[:, None]
         middle = torch.tensor(self._middle).to(joint.mean)
         return DiagonalGaussian(
@@ -906,8 +973,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             Name of the modality to generate.
         n_samples : int, default=1
             Number of results a row.
-        private : {"prior", "posterior", "zero"}, default="prior"
-            Private code of `to`: drawn from N(0, I), the row's own, or zero.
+        private : {"prior", "training", "posterior", "zero"}, default="prior"
+            Private code of `to`: drawn from N(0, I), drawn as that of a random
+            training row (which private codes follow more closely), the row's own, or
+            zero.
         shared : {"sample", "mean"}, default="sample"
             Whether posteriors (the shared one, and the private one with
             "posterior") are drawn from or their means taken.
@@ -931,13 +1000,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         sources = [from_] if isinstance(from_, str) else list(from_)
         positions = self._positions(sources, "from_")
         (target,) = self._positions([to], "to")
-        _check_choice("private", private, ("prior", "posterior", "zero"))
+        _check_choice("private", private, ("prior", "training", "posterior", "zero"))
         _check_choice("shared", shared, ("sample", "mean"))
         _check_choice("return_", return_, ("mean", "sample"))
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(
-                f"n_samples: expected a positive integer, got {n_samples!r}."
-            )
+        _check_count(n_samples)
         X = validate_input(self, X, reset=False)
         observed = observed_modalities(X, self._layout)
         _check_there(observed[:, positions].any(1), "from_", sources)
@@ -956,7 +1022,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             q = self._joint(codes, seen)
             z = q.draw(n_samples) if shared == "sample" else _repeat(q.mean, n_samples)
             own = codes.private[target]
-            if private == "posterior":
+            if private == "training":
+                w = self._draw_private(target, z.shape[:2], z)
+            elif private == "posterior":
                 sampled = shared == "sample"
                 w = own.draw(n_samples) if sampled else _repeat(own.mean, n_samples)
             else:
@@ -1094,16 +1162,20 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             out[:, block.columns] = filled
         return out
 
-    def sample(self, n_samples=1, *, return_="mean", random_state=None):
+    def sample(
+        self, n_samples=1, *, private="prior", return_="mean", random_state=None
+    ):
         """Draw rows from the model.
 
         The shared code is drawn from a random anchor's posterior (N(0, I) where there
-        is one modality), private codes from their priors.
+        is one modality).
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of rows.
+        private : {"prior", "training"}, default="prior"
+            Private codes: drawn from N(0, I), or as those of random training rows.
         return_ : {"mean", "sample"}, default="mean"
             Means of the likelihoods given the codes, or draws from them.
         random_state : int, RandomState instance or None, default=None
@@ -1115,11 +1187,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             In the units of X; NaN in columns that are in no modality.
         """
         check_is_fitted(self)
+        _check_choice("private", private, ("prior", "training"))
         _check_choice("return_", return_, ("mean", "sample"))
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(
-                f"n_samples: expected a positive integer, got {n_samples!r}."
-            )
+        _check_count(n_samples)
         device = resolve_device(self.device, fitting=False)
         network = self._fitted_network(device)
         n_private = sum(self._architecture["n_private"])
@@ -1134,6 +1204,11 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 chosen = torch.randint(len(prior.mean), (n_samples,), device=device)
                 z = prior[chosen].draw(1)[0]
             w = torch.randn(n_samples, n_private, dtype=dtype, device=device)
+            if private == "training":
+                own = (
+                    self._draw_private(m, (n_samples,), w) for m in range(len(network))
+                )
+                w = torch.cat([*own], 1)
             return self._decode_all(
                 z.cpu().numpy(), w.cpu().numpy(), draw_values=return_ == "sample"
             )
@@ -1257,17 +1332,28 @@ def _values(part: Part, z: torch.Tensor, w: torch.Tensor, drawn: bool) -> torch.
     return expectation(part.likelihood, output, part.shape)
 
 
-def _of_modality(estimator: Any, parameter: str, name: str, default: Any) -> Any:
-    """A parameter's value for a modality; one value stands for all."""
-    value = getattr(estimator, parameter)
+def _by_modality(
+    parameter: str, value: Any, names: list[str], default: Any
+) -> list[Any]:
+    """A parameter's value for each modality; one that is no mapping stands for all."""
     if not isinstance(value, Mapping):
-        return value
-    return value.get(name, default)
+        return [value] * len(names)
+    unknown = [name for name in value if name not in names]
+    if unknown:
+        raise ValueError(
+            f"{parameter}: expected names among the modalities {names}, got {unknown}."
+        )
+    return [value.get(name, default) for name in names]
 
 
 def _check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{parameter}: expected one of {choices}, got {value!r}.")
+
+
+def _check_count(n_samples: Any) -> None:
+    if not isinstance(n_samples, Integral) or n_samples < 1:
+        raise ValueError(f"n_samples: expected a positive integer, got {n_samples!r}.")
 
 
 def _check_there(there: np.ndarray, parameter: str, names: list[str]) -> None:
