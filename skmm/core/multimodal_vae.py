@@ -321,7 +321,11 @@ def _scatter(q: DiagonalGaussian, rows: Tensor, n_rows: int) -> DiagonalGaussian
 
 
 def joint_code(
-    codes: Codes, observed: Tensor, rule: str, spherical: bool = False
+    codes: Codes,
+    observed: Tensor,
+    rule: str,
+    weights: Tensor | None = None,
+    spherical: bool = False,
 ) -> DiagonalGaussian:
     """One shared code a row from all its modalities.
 
@@ -332,30 +336,33 @@ def joint_code(
     rule : {"mean", "precision"}
         "mean" averages the means and the variances, "precision" is the normalised
         product of the posteriors.
+    weights : Tensor of shape (M,), default=None
+        Of the modalities in "mean"; all equal by default. A row whose modalities have
+        no weight takes them as equal.
     spherical : bool, default=False
         Whether means are put back on the sphere.
 
     Returns
     -------
     joint : DiagonalGaussian over (B, d)
-        With the mean 0 for rows that have no modality.
+        With the mean 0 and the scale 1 for rows that have no modality.
     """
-    joint = _joint_code(codes, observed, rule)
+    means, log_scales = codes.stacked()
+    if rule == "precision":
+        joint = product(means, log_scales, observed)
+    else:
+        share = observed.to(means.dtype)
+        if weights is not None:
+            weighted = share * weights.to(means)[:, None]
+            share = torch.where(weighted.sum(0) > 0, weighted, share)
+        total = share.sum(0)
+        share = (share / torch.where(total > 0, total, 1)).unsqueeze(-1)
+        variance = (share * (2 * log_scales).exp()).sum(0)
+        variance = torch.where(total[:, None] > 0, variance, 1)
+        joint = DiagonalGaussian((share * means).sum(0), 0.5 * variance.log())
     if not spherical:
         return joint
     return DiagonalGaussian(on_sphere(joint.mean), joint.log_scale)
-
-
-def _joint_code(codes: Codes, observed: Tensor, rule: str) -> DiagonalGaussian:
-    means, log_scales = codes.stacked()
-    if rule == "precision":
-        return product(means, log_scales, observed)
-    count = observed.sum(0).clamp_min(1)[:, None]
-    there = observed.unsqueeze(-1)
-    mean = torch.where(there, means, 0).sum(0) / count
-    variance = torch.where(there, (2 * log_scales).exp(), 0).sum(0) / count
-    variance = torch.where(observed.any(0)[:, None], variance, 1)
-    return DiagonalGaussian(mean, 0.5 * variance.log())
 
 
 def log_prior(z: Tensor, prior: DiagonalGaussian | None) -> Tensor:

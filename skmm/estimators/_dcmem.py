@@ -4,6 +4,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -64,13 +65,13 @@ class _Loss:
 
     def __init__(self, settings: dict[str, Any], warm_up: float, n_modalities: int):
         self.settings, self.warm_up = settings, warm_up
-        self.kl_weight = 1.0
+        self.warmth = 1.0
         self.sums: dict[str, Any] = {}
         self.n_rows = 0
 
     def begin_epoch(self, number: int) -> None:
         """Raise the weight of the divergences linearly over the warm-up."""
-        self.kl_weight = min(1.0, (number + 1) / (self.warm_up + 1))
+        self.warmth = min(1.0, (number + 1) / (self.warm_up + 1))
         self.sums, self.n_rows = {}, 0
 
     def end_epoch(self) -> dict[str, float]:
@@ -80,7 +81,8 @@ class _Loss:
     def __call__(
         self, network: MultimodalVAE, codes: Codes, y: None, batch: Batch
     ) -> torch.Tensor:
-        settings = Objective(kl_weight=self.kl_weight, **self.settings)
+        settings = Objective(**self.settings)
+        settings = replace(settings, kl_weight=self.warmth * settings.kl_weight)
         terms = objective(network, _rows(batch), codes.in_full_precision(), settings)
         if network.training:
             for name, value in terms.parts.items():
@@ -133,7 +135,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Which columns belong together, see :ref:`modalities`. A `Modality` sets the
         likelihood ("gaussian", "laplace", "bernoulli", "categorical"), its `scale`,
         the shape of images and sequences, and networks of your own.
-    n_components : int, default=16
+    n_components : int, default=64
         Size of the shared code.
     n_private : int or dict, default=4
         Size of the private codes, or sizes by modality name (4 where not named). 0
@@ -150,7 +152,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         ``decoder(shape, n_codes)`` whose module maps codes
         ``(n, n_components + n_private)`` to the block. Its output are locations
         ("gaussian", "laplace") or logits ("bernoulli", "categorical").
-    hidden : sequence of int, default=(128,)
+    hidden : sequence of int, default=(256, 256)
         Hidden layers of "mlp" encoders; decoders have them in reverse.
     activation : {"relu", "tanh", "gelu"}, default="relu"
         Of the hidden layers of "mlp".
@@ -158,7 +160,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Share of hidden units dropped in training, in [0, 1).
     n_samples : int, default=2
         Draws K of the codes in training. With 1 the weights say nothing.
-    cross_decoder : str or dict, default="shared_posterior"
+    cross_decoder : str or dict, default="shared_prior"
         How q(t|z) is computed from the other modality's shared code; a dict has one
         of these for each t by name ("shared_posterior" where not named).
         "shared_posterior" decodes with t's own private code, drawn from its posterior
@@ -171,9 +173,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         modality from another is not learnt.
     ib_weight : float, default=1.0
         :math:`\lambda_{ib}`.
-    align_weight : float, default=1.0
+    align_weight : float, default=10.0
         :math:`\alpha`.
-    nce_temperature : float, default=0.5
+    nce_temperature : float, default=0.2
         Temperature of InfoNCE on unit-length codes. Smaller ones tell instances
         apart, larger ones let similar rows stay close.
     stop_gradient : bool, default=True
@@ -200,18 +202,22 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     likelihood_rescale : {None, "dimension"} or dict, default=None
         Factors of the modalities' log-likelihoods in training, by name; "dimension"
         multiplies each by the largest number of columns over its own.
-    kl_warmup : float, default=0.1
-        Share of the epochs over which the weight of the divergences grows to 1.
+    kl_weight : float, default=0.1
+        Weight of the divergences and of the codes' log-ratios in training; 1 makes
+        the terms bounds.
+    kl_warmup : float, default=0.0
+        Share of the epochs over which that weight grows to its value.
     z_prior_weight : float, default=0.0
         Weight of the divergence of shared codes from N(0, I). Nothing else pins
         where these codes are.
-    spherical : bool, default=True
+    spherical : bool, default=False
         Whether means of shared codes lie on the sphere of radius
         ``sqrt(n_components)``: the alignment sees directions only, and nothing else
         would pin their length. Not where there is one modality.
-    joint : {"mean", "precision", "concat"}, default="mean"
-        Shared code of a row from all its modalities: the mean of their means, the
-        mean weighted by their precisions, or all side by side.
+    joint : {"agreement", "mean", "precision", "concat"}, default="agreement"
+        Shared code of a row from all its modalities: the mean of their means weighted
+        by `modality_weights_`, the plain mean, the mean weighted by their precisions,
+        or all side by side.
     output : {"joint", "per_modality", "private", "all"}, default="joint"
         What `transform` returns; "all" is the joint code and the private ones.
     keep_missing : bool, default=False
@@ -219,11 +225,11 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         the joint code or, for a private one, zero.
     n_score_samples : int, default=16
         Draws of the importance-weighted bound of `score` and `score_samples`.
-    lr : float, default=0.001
+    lr : float, default=0.002
         Learning rate (AdamW).
-    lr_schedule : {"cosine", "constant"}, default="constant"
+    lr_schedule : {"cosine", "constant"}, default="cosine"
         "cosine" takes the rate to zero over `max_epochs`.
-    max_epochs : int, default=100
+    max_epochs : int, default=60
         Passes over the training rows.
     batch_size : int, default=128
         Rows a step; InfoNCE contrasts a row with the others of its batch. A last
@@ -271,6 +277,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     anchors_ : dict of str to ndarray of shape (n_anchors, n_columns)
         Stand-ins of each modality, in the units of X; none where there is one
         modality.
+    modality_weights_ : dict of str to float
+        How far each modality's shared codes agree with the others' over the training
+        rows: mean correlation, relative to that of all modalities; zero where there
+        is none.
     shared_reliability_, private_reliability_ : dict of str to ndarray
         Share of a code's variance over the training rows that its posterior means
         explain, a number a dimension in [0, 1]. Near 0 the dimension is not used.
@@ -353,10 +363,11 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         "n_anchors": [Interval(Integral, 1, None, closed="left")],
         "learn_anchors": ["boolean"],
         "likelihood_rescale": [StrOptions({"dimension"}), dict, None],
+        "kl_weight": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "z_prior_weight": [Interval(Real, 0, None, closed="left")],
         "spherical": ["boolean"],
-        "joint": [StrOptions({"mean", "precision", "concat"})],
+        "joint": [StrOptions({"agreement", "mean", "precision", "concat"})],
         "output": [StrOptions({"joint", "per_modality", "private", "all"})],
         "keep_missing": ["boolean"],
         "n_score_samples": [Interval(Integral, 1, None, closed="left")],
@@ -366,19 +377,19 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         self,
         modalities="auto",
         *,
-        n_components=16,
+        n_components=64,
         n_private=4,
         encoder="auto",
         decoder="auto",
-        hidden=(128,),
+        hidden=(256, 256),
         activation="relu",
         dropout=0.0,
         n_samples=2,
-        cross_decoder="shared_posterior",
+        cross_decoder="shared_prior",
         cross_weight=10.0,
         ib_weight=1.0,
-        align_weight=1.0,
-        nce_temperature=0.5,
+        align_weight=10.0,
+        nce_temperature=0.2,
         stop_gradient=True,
         multi="pairwise",
         n_targets=1,
@@ -387,16 +398,17 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         n_anchors=64,
         learn_anchors=True,
         likelihood_rescale=None,
-        kl_warmup=0.1,
+        kl_weight=0.1,
+        kl_warmup=0.0,
         z_prior_weight=0.0,
-        spherical=True,
-        joint="mean",
+        spherical=False,
+        joint="agreement",
         output="joint",
         keep_missing=False,
         n_score_samples=16,
-        lr=1e-3,
-        lr_schedule="constant",
-        max_epochs=100,
+        lr=2e-3,
+        lr_schedule="cosine",
+        max_epochs=60,
         batch_size=128,
         weight_decay=0.0,
         clip_norm=None,
@@ -433,6 +445,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         self.n_anchors = n_anchors
         self.learn_anchors = learn_anchors
         self.likelihood_rescale = likelihood_rescale
+        self.kl_weight = kl_weight
         self.kl_warmup = kl_warmup
         self.z_prior_weight = z_prior_weight
         self.spherical = spherical
@@ -653,6 +666,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             "n_targets",
             "own_draws",
             "cross_fraction",
+            "kl_weight",
             "z_prior_weight",
         )
         settings = {name: getattr(self, name) for name in names}
@@ -728,6 +742,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             middle = torch.zeros(self._architecture["n_components"])
         names = self._layout.names
         return {
+            "modality_weights_": dict(zip(names, moments.agreement(), strict=True)),
             "shared_reliability_": dict(zip(names, moments.shared(), strict=True)),
             "private_reliability_": dict(zip(names, moments.private(), strict=True)),
             "anchors_": {
@@ -839,8 +854,16 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
 
     def _joint(self, codes: Codes, observed: torch.Tensor) -> DiagonalGaussian:
         """Shared code of rows from all that is observed."""
-        rule = "precision" if self.joint == "precision" else "mean"
-        joint = joint_code(codes, observed, rule, self._architecture["spherical"])
+        weights = None
+        if self.joint in ("agreement", "concat"):
+            weights = torch.tensor([*self.modality_weights_.values()])
+        joint = joint_code(
+            codes,
+            observed,
+            "precision" if self.joint == "precision" else "mean",
+            weights,
+            self._architecture["spherical"],
+        )
         nothing = ~observed.any(0)[:, None]
         middle = torch.tensor(self._middle).to(joint.mean)
         return DiagonalGaussian(
@@ -1286,20 +1309,54 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
 
 
 class _Moments:
-    """Spread of the means, and mean variances, of all codes over rows."""
+    """Moments of codes over rows: what is signal in them, and how far they agree."""
 
     def __init__(self, network: MultimodalVAE):
-        self.sums = [[0.0, 0.0, 0.0, 0.0] for _ in range(2 * len(network))]
+        n = len(network)
+        self.sums: list[list[Any]] = [[0.0] * 4 for _ in range(2 * n)]
+        # Of rows that have both: count, sums of each, product, squares of each.
+        self.pairs: dict[tuple[int, int], list[Any]] = {
+            (i, j): [0.0] * 6 for i in range(n) for j in range(i)
+        }
 
     def add(self, codes: Codes, observed: torch.Tensor) -> None:
+        """Count some rows in."""
         both = zip(codes.shared, codes.private, strict=True)
         flat = [(q, seen) for qs, seen in zip(both, observed, strict=True) for q in qs]
         for sums, (q, seen) in zip(self.sums, flat, strict=True):
             mean, variance = q.mean[seen].double(), q.scale[seen].double().square()
-            sums[0] += len(mean)
-            sums[1] = sums[1] + mean.sum(0)
-            sums[2] = sums[2] + mean.square().sum(0)
-            sums[3] = sums[3] + variance.sum(0)
+            new = len(mean), mean.sum(0), mean.square().sum(0), variance.sum(0)
+            sums[:] = [old + added for old, added in zip(sums, new, strict=True)]
+        for (i, j), sums in self.pairs.items():
+            seen = observed[i] & observed[j]
+            a, b = (codes.shared[m].mean[seen].double() for m in (i, j))
+            products = [(x * y).sum() for x, y in ((a, b), (a, a), (b, b))]
+            new = len(a), a.sum(0), b.sum(0), *products
+            sums[:] = [old + added for old, added in zip(sums, new, strict=True)]
+
+    def agreement(self) -> list[float]:
+        """Mean correlation of each modality's shared codes with the others'.
+
+        Not below zero, and relative to the mean of all; one where nothing is known.
+        """
+        found: dict[int, list[float]] = {m: [] for m in range(len(self.sums) // 2)}
+        for (i, j), (n, a, b, ab, aa, bb) in self.pairs.items():
+            if n < 2:
+                continue
+            covariance, *variances = (
+                float(product - x @ y / n)
+                for product, x, y in ((ab, a, b), (aa, a, a), (bb, b, b))
+            )
+            spread = np.sqrt(max(variances[0], 0.0) * max(variances[1], 0.0))
+            correlation = covariance / spread if spread > 0 else 0.0
+            found[i].append(correlation)
+            found[j].append(correlation)
+        known = [np.mean(c) for c in found.values() if c]
+        usual = np.mean(known) if known else 1.0
+        weights = np.maximum([np.mean(c) if c else usual for c in found.values()], 0)
+        if not weights.any():
+            return [1.0] * len(weights)
+        return (weights / weights.mean()).tolist()
 
     def _reliability(self) -> list[np.ndarray]:
         found = []

@@ -2,5 +2,6 @@
 
 from skmm.plotting._mixture import MixtureDisplay
 from skmm.plotting._precision_graph import PrecisionGraphDisplay
+from skmm.plotting._shared_codes import SharedCodeDisplay
 
-__all__ = ["MixtureDisplay", "PrecisionGraphDisplay"]
+__all__ = ["MixtureDisplay", "PrecisionGraphDisplay", "SharedCodeDisplay"]
