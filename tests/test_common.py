@@ -8,6 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skmm import (
     CrossModalGraphicalLasso,
+    DCMEMEncoder,
     DPMixtureFusion,
     Modality,
     OneModalityWarning,
@@ -72,6 +73,20 @@ CONFIGURATIONS = [
         n_components=3,
         hidden=(32,),
         embed_dim=8,
+    ),
+    DCMEMEncoder(max_epochs=10),
+    DCMEMEncoder(modalities=halves, hidden=(32,), max_epochs=10, lr=0.01),
+    DCMEMEncoder(
+        modalities=columns,
+        hidden=(32,),
+        max_epochs=10,
+        lr=0.01,
+        multi="mixture",
+        cross_decoder="separate",
+        own_draws="one",
+        output="all",
+        joint="concat",
+        keep_missing=True,
     ),
 ]
 

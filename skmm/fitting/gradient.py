@@ -354,6 +354,11 @@ def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
         for group in optimizer.param_groups
     ]
     optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                # In the parameter's memory format, which fused kernels take for given.
+                moments[name] = torch.empty_like(parameter).copy_(value)
     for group, settings in zip(optimizer.param_groups, new, strict=True):
         group.update(settings)
 

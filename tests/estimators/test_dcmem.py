@@ -337,9 +337,15 @@ def test_score_is_below_the_exact_likelihood_of_a_gaussian():
     root = rng.normal(size=(4, 4))
     X = rng.normal(size=(600, 4)) @ root
     model = DCMEMEncoder(
-        [2, 2], n_components=2, n_private=2, hidden=(32,), max_epochs=60,
-        n_score_samples=64, random_state=0,
-    ).fit(X)  # fmt: skip
+        [2, 2],
+        n_components=2,
+        n_private=2,
+        hidden=(32,),
+        lr=0.01,
+        kl_weight=1.0,
+        n_score_samples=64,
+        random_state=0,
+    ).fit(X)
     covariance = np.cov(X.T, bias=True)
     best = -0.5 * (4 * np.log(2 * np.pi) + np.linalg.slogdet(covariance)[1] + 4)
     # No model fits these rows better in the mean than the Gaussian of their own
@@ -441,9 +447,10 @@ def test_warns_where_no_row_is_paired():
 def test_warning_names_the_collapsed_modality():
     X = views(n=1500)
     X[:, 6:] = np.random.default_rng(0).normal(size=(1500, 5))
-    settings = {**SMALL, "align_weight": 0.0, "max_epochs": 30, "hidden": (4,)}
+    settings = {**SMALL, "max_epochs": 30, "hidden": (4,), "lr": 0.01}
+    model = DCMEMEncoder(**settings, align_weight=0.0, kl_weight=1.0, batch_size=100)
     with pytest.warns(ConvergenceWarning, match=r"code of \['b'\] has collapsed"):
-        model = DCMEMEncoder(**settings, batch_size=100, lr=0.01).fit(X)
+        model.fit(X)
     assert model.shared_reliability_["b"].max() < 0.01
 
 

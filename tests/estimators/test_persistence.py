@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skmm import (
     CrossModalGraphicalLasso,
+    DCMEMEncoder,
     DPMixtureFusion,
     Modality,
     TCMaxClassifier,
@@ -134,6 +135,31 @@ def test_mixture(data, options):
                 np.testing.assert_array_equal(
                     getattr(again, method)(data[0]), getattr(model, method)(data[0])
                 )
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": True}])
+def test_encoder(data, options):
+    groups = {"a": slice(0, 3), "b": [4, 3]}
+    model = DCMEMEncoder(
+        groups, hidden=(8,), max_epochs=2, random_state=0, **options
+    ).fit(data[0])
+    kinds = {type(x) for x in leaves(vars(model))}
+    assert not any(issubclass(k, torch.Tensor) for k in kinds)
+    file = skops.io.dumps(model)
+    unknown = skops.io.get_untrusted_types(data=file)
+    assert all(name.startswith("skmm.") for name in unknown)
+    for again in (
+        pickle.loads(pickle.dumps(model)),
+        skops.io.loads(file, trusted=unknown),
+    ):
+        for method in ("transform", "impute", "score_samples"):
+            np.testing.assert_array_equal(
+                getattr(again, method)(data[0]), getattr(model, method)(data[0])
+            )
+        np.testing.assert_array_equal(
+            again.sample(3, private="training", random_state=0),
+            model.sample(3, private="training", random_state=0),
+        )
 
 
 def test_mixture_goes_on_from_a_file(data):

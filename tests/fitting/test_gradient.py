@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 from skmm import TCMaxClassifier
+from skmm.estimators._base import to_arrays, to_tensors
 from skmm.estimators._gradient import NOT_IN_FINGERPRINT
 from skmm.fitting.checkpoint import fingerprint
-from skmm.fitting.gradient import TrainingRecord, TrainingSettings
+from skmm.fitting.gradient import TrainingRecord, TrainingSettings, _load_moments
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +252,21 @@ def test_decay_and_rate_are_those_of_the_training_at_hand(data):
     clf.set_params(lr=1e-4).partial_fit(X, y)
     assert seen[0] == (4.0, 0.01)
     assert seen[1:] == [(1.0, 1e-4)] * 4
+
+
+def test_moments_take_the_memory_format_of_their_parameters():
+    """Fused kernels walk both by address, and would pair the wrong entries."""
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    parameter = torch.nn.Parameter(weight)
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    state = to_tensors(to_arrays(optimizer.state_dict()))
+    before = {k: v.clone() for k, v in optimizer.state[parameter].items()}
+    _load_moments(optimizer, state)
+    for name, value in optimizer.state[parameter].items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+        assert value.stride() == before[name].stride()
 
 
 def test_held_out_rows_stay_held_out_when_training_goes_on(data, monkeypatch):
