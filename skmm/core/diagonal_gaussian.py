@@ -47,6 +47,15 @@ class DiagonalGaussian:
         noise = torch.randn(shape, dtype=self.mean.dtype, device=self.mean.device)
         return torch.addcmul(self.mean, self.scale, noise)
 
+    def draw_with_density(self, n_draws: int) -> tuple[Tensor, Tensor]:
+        """`draw` and the `log_density` of what is drawn, from the noise itself."""
+        noise = torch.randn(
+            (n_draws, *self.mean.shape), dtype=self.mean.dtype, device=self.mean.device
+        )
+        constant = 0.5 * (noise.square().sum(-1) + LOG_2PI * noise.shape[-1])
+        z = torch.addcmul(self.mean, self.scale, noise)
+        return z, -constant - self.log_scale.sum(-1)
+
     def log_density(self, z: Tensor) -> Tensor:
         """Log-density of ``z (..., d)``, broadcast against the batch."""
         deviation = (z - self.mean) * (-self.log_scale).exp()

@@ -436,6 +436,8 @@ def objective(
     terms : Terms
     """
     observed = rows.observed
+    if _takes_shortcut(rows, settings):
+        return _complete_objective(network, rows, codes, settings)
     count = observed.sum(0)
     n_draws = settings.n_samples
     z = torch.stack([q.draw(n_draws) for q in codes.shared])
@@ -486,6 +488,112 @@ def objective(
         row_value = row_value - settings.z_prior_weight * kl.sum(0) / count.clamp_min(1)
     n_rows = (count > 0).sum().clamp_min(1)
     return Terms(-(row_value * (count > 0)).sum() / n_rows, parts)
+
+
+def _takes_shortcut(rows: Rows, settings: Objective) -> bool:
+    """Whether all rows have all modalities, several, and nothing is picked."""
+    return (
+        len(rows.observed) > 1
+        and settings.multi == "pairwise"
+        and settings.own_draws == "all"
+        and settings.cross_fraction == 1
+        and bool(rows.observed.all())
+    )
+
+
+def _complete_objective(
+    network: MultimodalVAE, rows: Rows, codes: Codes, settings: Objective
+) -> Terms:
+    """`objective` for rows that have everything: no row is ever gathered.
+
+    Modalities are stacked, ``(K, M, B)``, and each is decoded once, from its own and
+    from the others' codes. With `n_targets` all rows of a step have the same targets.
+    """
+    n, n_draws, beta = len(network), settings.n_samples, settings.kl_weight
+    means, log_scales = codes.stacked()
+    shared = DiagonalGaussian(means, log_scales)
+    z, log_q = shared.draw_with_density(n_draws)
+    drawn = [q.draw_with_density(n_draws) for q in _stacked_if_even(codes.private)]
+    w = [v for group, _ in drawn for v in group.unbind(1)]
+    w_ratio = torch.cat([standard_log_density(v) - log for v, log in drawn], 1)
+    kl_w = torch.cat([q.divergence() for q in _stacked_if_even(codes.private)])
+    steps = list(range(1, n))
+    if settings.n_targets is not None and settings.n_targets < n - 1:
+        order = torch.randperm(n - 1)[: settings.n_targets]
+        steps = [steps[i] for i in order.tolist()]
+
+    of_own, of_others = [], []
+    for t, part in enumerate(network):
+        log_p = _from_all_codes(part, rows, settings, t, steps, z, w[t])
+        if settings.rescale is not None:
+            log_p = settings.rescale[t] * log_p
+        own, *others = log_p.split(n_draws)
+        if settings.cross_decoder[t] == "shared_posterior":
+            others = [a + beta * w_ratio[:, t] for a in others]
+        of_own.append(own)
+        of_others.append(others)
+    own = torch.stack(of_own, 1)
+    weighted = own + beta * (w_ratio - log_q)
+    total = torch.zeros_like(own[0])
+    cross, kl_z = [], []
+    for i, step in enumerate(steps):
+        # Source s predicts modality s + step.
+        a = torch.stack([of_others[(s + step) % n][i] for s in range(n)], 1)
+        prior = DiagonalGaussian(means.roll(-step, 0), log_scales.roll(-step, 0))
+        b = weighted + beta * prior.log_density(z)
+        value = cross_modal_bound(a, b, settings.cross_weight, settings.stop_gradient)
+        divergence = shared.divergence(prior)
+        if settings.ib_weight:
+            ib = own.mean(0) - beta * (kl_w + divergence)
+            value = value + settings.ib_weight * ib
+        total = total + value
+        cross.append(log_mean_exp(a.detach()).mean())
+        kl_z.append(divergence.detach().mean())
+    row_value = total.mean(0) / len(steps)
+    n_rows = len(row_value)
+    parts = {
+        "reconstruction": own.detach().mean(0).sum(),
+        "private_divergence": kl_w.detach().sum(),
+        "shared_divergence": torch.stack(kl_z).mean() * n_rows,
+        "cross": torch.stack(cross).mean() * n_rows,
+    }
+    if settings.align_weight:
+        left, right = torch.tril_indices(n, n, -1, device=means.device)
+        nce = info_nce(means[left], means[right], settings.nce_temperature).mean(0)
+        row_value = row_value - settings.align_weight * nce
+        parts["alignment"] = nce.detach().sum()
+    if settings.z_prior_weight:
+        row_value = row_value - settings.z_prior_weight * shared.divergence().mean(0)
+    return Terms(-row_value.mean(), parts)
+
+
+def _stacked_if_even(codes: list[DiagonalGaussian]) -> list[DiagonalGaussian]:
+    """Codes ``(B, d)`` stacked to ``(M, B, d)`` if of one size, else ``(1, B, d)``."""
+    if len({q.mean.shape[-1] for q in codes}) > 1:
+        return [DiagonalGaussian(q.mean[None], q.log_scale[None]) for q in codes]
+    means = torch.stack([q.mean for q in codes])
+    return [DiagonalGaussian(means, torch.stack([q.log_scale for q in codes]))]
+
+
+def _from_all_codes(
+    part: Part,
+    rows: Rows,
+    settings: Objective,
+    t: int,
+    steps: list[int],
+    z: Tensor,
+    w: Tensor,
+) -> Tensor:
+    """Log-likelihoods of modality t from its own codes and others', draws first."""
+    n = z.shape[1]
+    own, others = z[:, t], [z[:, (t - step) % n] for step in steps]
+    private = [_private_of_target(settings.cross_decoder[t], w) for _ in steps]
+    given = [v for v in private if v is not None]
+    if given:
+        outputs = part.decode(torch.cat([own, *others]), torch.cat([w, *given]))
+    else:
+        outputs = torch.cat([part.decode(own, w), part.decode(torch.cat(others), None)])
+    return part.log_likelihood(outputs, rows.blocks[t], rows.cells[t])
 
 
 def _private_of_target(kind: str, own: Tensor) -> Tensor | None:

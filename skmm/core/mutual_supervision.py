@@ -87,16 +87,16 @@ def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
 
     Parameters
     ----------
-    left, right : Tensor of shape (n, d)
+    left, right : Tensor of shape (..., n, d)
         Row i of one belongs to row i of the other.
     temperature : float
 
     Returns
     -------
-    loss : Tensor of shape (n,)
+    loss : Tensor of shape (..., n)
     """
     c = torch.nn.functional.normalize(left, dim=-1)
     d = torch.nn.functional.normalize(right, dim=-1)
-    logits = c @ d.T / temperature
-    both = torch.logsumexp(logits, 1) + torch.logsumexp(logits, 0)
-    return 0.5 * both - logits.diagonal()
+    logits = c @ d.mT / temperature
+    both = torch.logsumexp(logits, -1) + torch.logsumexp(logits, -2)
+    return 0.5 * both - logits.diagonal(dim1=-2, dim2=-1)
