@@ -98,9 +98,9 @@ PHOTO_OURS: dict[str, Any] = {
     "spherical": True,
     "cross_decoder": {"digit": "shared_prior", "photo": "shared_posterior"},
     "cross_weight": 2.0,
-    "align_weight": 3000.0,
+    "align_weight": 10000.0,
     "nce_temperature": 0.5,
-    "kl_weight": 1.0,
+    "kl_weight": 0.3,
 }
 PHOTO_OWN_SCALE = 0.15  # Gaussian, of the photos
 # Of all models on the photo digits.

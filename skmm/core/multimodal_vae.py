@@ -70,7 +70,7 @@ class Codes:
 
     def in_full_precision(self) -> "Codes":
         """The same in float32 where they are in bfloat16."""
-        if self.shared[0].mean.dtype != torch.bfloat16:
+        if all(q.mean.dtype != torch.bfloat16 for q in [*self.shared, *self.private]):
             return self
         both = ([q.float() for q in of] for of in (self.shared, self.private))
         return Codes(*both)

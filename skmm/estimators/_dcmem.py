@@ -45,49 +45,63 @@ from skmm.estimators._gradient import (
 from skmm.fitting.data import Batch, BlockData
 from skmm.fitting.gradient import EpochHooks, TrainingRecord, seeded
 from skmm.modalities import (
+    check_likelihood,
+    check_observed,
     list_rows,
     observed_modalities,
     time_steps_observed,
     validate_input,
 )
 
+# Terms that rows with one modality have, too.
+OF_SINGLE_ROWS = ("reconstruction", "private_divergence")
 # Below this share of the variance of a code that its mean explains, it is unused.
 LEAST_RELIABILITY = 0.01
 CROSS_DECODERS = ("shared_posterior", "shared_prior", "shared_mean", "separate")
 # Training rows whose private posteriors are kept to draw from.
 BANK_ROWS = 1000
+# Rows with another modality from which a modality's agreement is told.
+LEAST_PAIRS = 20
+# Cells that are decoded at a time.
+DECODED_CELLS = 1 << 22
 # Draws of the score that are decoded at a time.
 SCORE_DRAWS = 16
 
 
 class _Loss:
-    """The objective of a batch, with the divergences warmed up."""
+    """The objective of a batch, with the divergences warmed up in training."""
 
-    def __init__(self, settings: dict[str, Any], warm_up: float, n_modalities: int):
-        self.settings, self.warm_up = settings, warm_up
+    def __init__(self, settings: dict[str, Any], warm_up: float, seed: int):
+        self.settings, self.warm_up, self.seed = Objective(**settings), warm_up, seed
         self.warmth = 1.0
         self.sums: dict[str, Any] = {}
-        self.n_rows = 0
+        self.counts: dict[str, Any] = {}
 
     def begin_epoch(self, number: int) -> None:
         """Raise the weight of the divergences linearly over the warm-up."""
         self.warmth = min(1.0, (number + 1) / (self.warm_up + 1))
-        self.sums, self.n_rows = {}, 0
+        self.sums, self.counts = {}, {}
 
     def end_epoch(self) -> dict[str, float]:
-        """Mean over the rows of each term."""
-        return {k: float(v) / max(self.n_rows, 1) for k, v in self.sums.items()}
+        """Mean of each term over the rows that have it."""
+        return {k: float(v / self.counts[k]) for k, v in self.sums.items()}
 
     def __call__(
         self, network: MultimodalVAE, codes: Codes, y: None, batch: Batch
     ) -> torch.Tensor:
-        settings = Objective(**self.settings)
-        settings = replace(settings, kl_weight=self.warmth * settings.kl_weight)
-        terms = objective(network, _rows(batch), codes.in_full_precision(), settings)
-        if network.training:
-            for name, value in terms.parts.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-            self.n_rows += batch["observed"].shape[1]
+        rows, codes = _rows(batch), codes.in_full_precision()
+        if not network.training:
+            # Losses on held-out rows are compared: same weights, same draws.
+            with seeded(self.seed, rows.observed.device):
+                return objective(network, rows, codes, self.settings).loss
+        warm = replace(self.settings, kl_weight=self.warmth * self.settings.kl_weight)
+        terms = objective(network, rows, codes, warm)
+        n_modalities = rows.observed.sum(0)
+        for name, value in terms.parts.items():
+            least = 1 if name in OF_SINGLE_ROWS else 2
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            count = (n_modalities >= least).sum()
+            self.counts[name] = self.counts.get(name, 0) + count
         return terms.loss
 
 
@@ -123,7 +137,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     bottleneck), and the last aligns the shared codes of a row against those of other
     rows (InfoNCE over the batch). A row with one modality has a bound with a mixture
     of the others' encoders at `n_anchors` learnt stand-ins as its prior (Gao et al.,
-    2025).
+    2025). Logarithms of codes' densities, and divergences, count `kl_weight` times.
 
     Rows may lack modalities (all-NaN blocks) and cells (NaN inside a block; they
     are left out of the likelihoods) in `fit` and everywhere else. One modality gives
@@ -146,7 +160,8 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         as ``encoder(shape, n_out)`` that returns a torch module, which must not
         change its input in place; or a dict of these by modality name. Its output,
         ``n_out = 2 * (n_components + n_private)`` numbers a row, are the means of
-        both codes and then the logarithms of their standard deviations.
+        both codes and then the logarithms of their standard deviations. Normalise by
+        layer or group rather than by batch, which mixes rows.
     decoder : str, class or dict, default="auto"
         Likewise: "linear", "mlp", "conv", or a class called as
         ``decoder(shape, n_codes)`` whose module maps codes
@@ -162,7 +177,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Draws K of the codes in training. With 1 the weights say nothing.
     cross_decoder : str or dict, default="shared_prior"
         How q(t|z) is computed from the other modality's shared code; a dict has one
-        of these for each t by name ("shared_posterior" where not named).
+        of these for each t by name ("shared_prior" where not named).
         "shared_posterior" decodes with t's own private code, drawn from its posterior
         and reweighted by prior over posterior, which estimates the integral over
         the private code without bias; "shared_prior" draws it from the prior, as
@@ -288,7 +303,8 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         Means over the training rows of each epoch, in nats: "reconstruction", the
         log-likelihood of a row's modalities from their own codes, and "cross", of one
         from another's, both as rescaled; "shared_divergence", "private_divergence" and
-        "alignment" (NCE), without weights.
+        "alignment" (NCE), without weights; over the rows that have the term, NaN where
+        none has.
     loss_curve_ : list of float
         Training loss of each epoch.
     validation_loss_curve_ : list of float
@@ -310,8 +326,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     and what was measured.
 
     A step decodes each row's modalities ``2 K`` times (`n_targets` 1), and contrasts
-    all pairs of rows. The training loss is no bound of the likelihood (it has
-    :math:`\lambda_x \ne 1` and the alignment); `score` is one.
+    all pairs of rows. The training loss is no bound of the likelihood
+    (:math:`\lambda_x \ne 1`, `kl_weight`, the alignment); `score` is one. The default
+    `kl_weight` favours codes and generation; for the likelihood use 1.
 
     There is no `sample_weight`: draws are independent between rows, so that a weight
     could not equal repetition.
@@ -526,20 +543,20 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 "prediction of one modality from another no gradient. Use more than "
                 "1, or stop_gradient=False.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         cross = self._cross_decoders(layout)
         self._keep_architecture(
             go_on,
             encoder=self._encoder_kinds(layout),
             decoder=self._network_kinds(layout, "decoder", DECODERS, "n_codes"),
-            n_components=self.n_components,
+            n_components=int(self.n_components),
             n_private=self._private_sizes(layout),
             hidden=_check_widths("hidden", self.hidden),
             activation=self.activation,
             separate=[several and kind == "separate" for kind in cross],
             spherical=several and self.spherical,
-            n_anchors=self.n_anchors if several else 0,
+            n_anchors=int(self.n_anchors) if several else 0,
             learn_anchors=self.learn_anchors,
         )
         self._rescale = self._rescaling(layout)
@@ -552,7 +569,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 "X: no row has two modalities, so that nothing relates their shared "
                 "codes but the anchors. Add rows with several modalities.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return X, observed
 
@@ -576,7 +593,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
 
     def _cross_decoders(self, layout) -> list[str]:
         kinds = _by_modality(
-            "cross_decoder", self.cross_decoder, layout.names, CROSS_DECODERS[0]
+            "cross_decoder", self.cross_decoder, layout.names, "shared_prior"
         )
         for name, kind in zip(layout.names, kinds, strict=True):
             if not isinstance(kind, str) or kind not in CROSS_DECODERS:
@@ -605,6 +622,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             # Held-out rows stay held out when training goes on.
             self._split_seed = self._seed()
         training, held_out = self._split(len(X))
+        check_observed(
+            observed if training is None else observed[training], self._layout
+        )
         data = self._block_data(X, observed, device=device, rows=training, cells=True)
         validation = None
         if held_out is not None:
@@ -614,7 +634,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         hooks = EpochHooks(
             context, self, told, lambda network: self._fitted_attributes(network, data)
         )
-        loss = _Loss(self._objective(), self.kl_warmup * self.max_epochs, len(observed))
+        loss = _Loss(
+            self._objective(), self.kl_warmup * self.max_epochs, self._split_seed
+        )
         # Going on, an int seed must not bring the same batches and draws again.
         seed = self._split_seed + (self.n_iter_ if go_on else 0)
         with seeded(seed, device):
@@ -670,6 +692,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             "z_prior_weight",
         )
         settings = {name: getattr(self, name) for name in names}
+        settings["n_samples"] = int(self.n_samples)
         cross = self._cross_decoders(self._layout)
         return settings | {"rescale": self._rescale, "cross_decoder": cross}
 
@@ -706,10 +729,12 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                     self.precision == "bf16",
                 )
             )
-        # Convolutions take a sixth less time with the channels last.
-        return MultimodalVAE(parts).to(
-            dtype=getattr(torch, self._dtype), memory_format=torch.channels_last
-        )
+        network = MultimodalVAE(parts).to(getattr(torch, self._dtype))
+        for parameter in network.parameters():
+            if parameter.dim() == 4:
+                # Convolutions take a sixth less time with the channels last.
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        return network
 
     def _start_anchors(self, network: MultimodalVAE, data: BlockData) -> None:
         """Anchors at random training rows of their modality."""
@@ -736,7 +761,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             prior = network.anchor_prior()
             middle = None if prior is None else prior.mean.mean(0)
             bank = [self._private_bank(network, data, m) for m in range(len(network))]
-            anchors = [part.anchor_rows()[0] for part in network]
+            anchors = [part.anchor_rows() for part in network]
         network.train(training)
         if middle is None:
             middle = torch.zeros(self._architecture["n_components"])
@@ -746,13 +771,22 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             "shared_reliability_": dict(zip(names, moments.shared(), strict=True)),
             "private_reliability_": dict(zip(names, moments.private(), strict=True)),
             "anchors_": {
-                block.name: self._scaler.inverse(m, to_arrays(anchors[m]))
+                block.name: self._anchor_values(m, *map(to_arrays, anchors[m]))
                 for m, block in enumerate(self._layout)
             },
             "_bank": to_arrays(bank),
             "_middle": to_arrays(middle),
             "_network_state": to_arrays(network.state_dict()),
         }
+
+    def _anchor_values(
+        self, m: int, scaled: np.ndarray, steps: np.ndarray | None
+    ) -> np.ndarray:
+        """Anchors in the units of X, with NaN where a sequence is padded."""
+        values = self._scaler.inverse(m, scaled)
+        if steps is not None:
+            values[~np.repeat(steps, self._layout.blocks[m].shape[1], axis=1)] = np.nan
+        return values
 
     def _private_bank(
         self, network: MultimodalVAE, data: BlockData, m: int
@@ -775,11 +809,13 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         before = self.loss_curve_ if added else []
         self.loss_curve_ = before + list(record.losses)
         self.n_iter_ = len(self.loss_curve_)
-        terms = self.history_ if added else {}
-        names = record.terms[0] if record.terms else ()
+        known = self.history_ if added else {}
+        names = {*known, *(name for epoch in record.terms for name in epoch)}
+        nothing = [np.nan] * len(before)
         self.history_ = {
-            name: terms.get(name, []) + [epoch[name] for epoch in record.terms]
-            for name in names
+            name: known.get(name, nothing)
+            + [epoch.get(name, np.nan) for epoch in record.terms]
+            for name in sorted(names)
         }
         if record.validation_losses:
             before = getattr(self, "validation_loss_curve_", []) if added else []
@@ -799,10 +835,18 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 "The modality may have nothing in common with the others; else try "
                 "a larger align_weight or kl_warmup, or a smaller likelihood scale.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     # ------------------------------------------------------------ codes
+    def _checked(self, X) -> np.ndarray:
+        """Validated rows, possible under the likelihoods of their modalities."""
+        check_is_fitted(self)
+        self._validate_params()
+        X = validate_input(self, X, reset=False)
+        check_likelihood(X, self._layout)
+        return X
+
     def transform(self, X):
         """Posterior means of the codes that `output` names.
 
@@ -822,8 +866,13 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             of the others', its private one the prior's mean, zero; NaN with
             `keep_missing`. A row that has nothing gets the mean of the anchors.
         """
-        check_is_fitted(self)
-        X = validate_input(self, X, reset=False)
+        X = self._checked(X)
+
+        if self.output == "private" and not sum(self._architecture["n_private"]):
+            raise ValueError(
+                "output: expected one that is there, got 'private' of a model without "
+                "private codes. Use n_private=4, say, and more than one modality."
+            )
 
         def value(network, batch):
             codes = _encode(network, batch)
@@ -918,8 +967,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             n_components), `private_mean` and `private_scale`; NaN where the modality
             is missing.
         """
-        check_is_fitted(self)
-        X = validate_input(self, X, reset=False)
+        X = self._checked(X)
         sizes = self._architecture["n_private"]
         n_shared = self._architecture["n_components"]
 
@@ -1010,7 +1058,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
 
         Returns
         -------
-        values : ndarray of shape (n_samples, n_columns)
+        values : ndarray of shape (n_rows, n_columns)
             The columns of `to`, in the units of X; of shape (`n_samples`, n_rows,
             n_columns) where `n_samples` exceeds 1.
 
@@ -1020,14 +1068,14 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             If a row has none of `from_`, or lacks `to` with ``private="posterior"``.
         """
         check_is_fitted(self)
-        sources = [from_] if isinstance(from_, str) else list(from_)
+        sources = list(from_) if isinstance(from_, (list, tuple)) else [from_]
         positions = self._positions(sources, "from_")
         (target,) = self._positions([to], "to")
         _check_choice("private", private, ("prior", "training", "posterior", "zero"))
         _check_choice("shared", shared, ("sample", "mean"))
         _check_choice("return_", return_, ("mean", "sample"))
         _check_count(n_samples)
-        X = validate_input(self, X, reset=False)
+        X = self._checked(X)
         observed = observed_modalities(X, self._layout)
         _check_there(observed[:, positions].any(1), "from_", sources)
         if private == "posterior":
@@ -1057,9 +1105,8 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             return _values(part, z, w, return_ == "sample").transpose(0, 1)
 
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        device = resolve_device(self.device, fitting=False)
-        with seeded(seed, device):
-            values = self._map_rows(X, value)
+        n_rows = self._rows_at_a_time(n_samples)
+        values = self._map_rows(X, value, seed=seed, n_rows=n_rows)
         values = np.moveaxis(values, 1, 0)
         values = np.stack([self._scaler.inverse(target, v) for v in values])
         values = values.reshape(n_samples, len(X), block.size)
@@ -1107,7 +1154,13 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             modality.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=[np.float64, np.float32])
+        self._validate_params()
+        Z = check_array(Z, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        if not np.isfinite(Z).all():
+            raise ValueError(
+                "Z: expected finite codes, got NaN or infinity. Use transform with "
+                "keep_missing=False."
+            )
         n, n_modalities = len(Z), len(self._layout)
         n_shared = self._architecture["n_components"]
         n_private = sum(self._architecture["n_private"])
@@ -1160,8 +1213,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         X_filled : ndarray of shape (n_samples, n_features)
             A copy.
         """
-        check_is_fitted(self)
-        X = validate_input(self, X, reset=False)
+        X = self._checked(X)
         n_shared = self._architecture["n_components"]
 
         def value(network, batch):
@@ -1181,8 +1233,10 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 steps = time_steps_observed(values.reshape(-1, *block.shape))
                 padding = np.repeat(~steps, block.shape[1], axis=1)
                 gaps &= ~(padding & observed[:, m, None])
-            filled = np.where(gaps, found[:, block.columns], values)
-            out[:, block.columns] = filled
+            own = found[:, block.columns]
+            if block.likelihood == "categorical":
+                own = _given_the_rest(own, values, block.shape[-1])
+            out[:, block.columns] = np.where(gaps, own, values)
         return out
 
     def sample(
@@ -1257,8 +1311,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             In nats; 0 for a row that has nothing. The draws are the same for every
             row and every call.
         """
-        check_is_fitted(self)
-        X = validate_input(self, X, reset=False)
+        X = self._checked(X)
         logs = [
             np.log(scale) if block.likelihood in CONTINUOUS else np.zeros(block.size)
             for block, scale in zip(self._layout, self._scaler.scale, strict=True)
@@ -1266,7 +1319,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
 
         def value(network, batch):
             codes = _encode(network, batch)
-            rows, left, parts = _rows(batch), self.n_score_samples, []
+            rows, left, parts = _rows(batch), int(self.n_score_samples), []
             with seeded(self._split_seed, batch["observed"].device):
                 while left:
                     n_draws = min(left, SCORE_DRAWS)
@@ -1282,7 +1335,13 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 bounds = bounds - torch.where(rows.observed[m], volume, 0)
             return bounds
 
-        return self._map_rows(X, value, cells=True)
+        n_rows = self._rows_at_a_time(min(self.n_score_samples, SCORE_DRAWS))
+        return self._map_rows(X, value, cells=True, n_rows=n_rows)
+
+    def _rows_at_a_time(self, n_draws: int) -> int:
+        """Rows of which so many draws are decoded in some tens of MiB."""
+        widest = max(block.size for block in self._layout)
+        return max(1, min(PREDICT_ROWS, DECODED_CELLS // (n_draws * widest)))
 
     def score(self, X, y=None):
         """Mean of `score_samples`.
@@ -1337,9 +1396,10 @@ class _Moments:
     def agreement(self) -> list[float]:
         """Mean correlation of each modality's shared codes with the others'.
 
-        Not below zero, and relative to the mean of all; one where nothing is known.
+        Over rows that have both. Not below zero, and relative to the mean of all; that
+        of all where a modality has few such rows.
         """
-        found: dict[int, list[float]] = {m: [] for m in range(len(self.sums) // 2)}
+        found = {m: np.zeros(2) for m in range(len(self.sums) // 2)}
         for (i, j), (n, a, b, ab, aa, bb) in self.pairs.items():
             if n < 2:
                 continue
@@ -1349,11 +1409,14 @@ class _Moments:
             )
             spread = np.sqrt(max(variances[0], 0.0) * max(variances[1], 0.0))
             correlation = covariance / spread if spread > 0 else 0.0
-            found[i].append(correlation)
-            found[j].append(correlation)
-        known = [np.mean(c) for c in found.values() if c]
-        usual = np.mean(known) if known else 1.0
-        weights = np.maximum([np.mean(c) if c else usual for c in found.values()], 0)
+            for m in (i, j):
+                found[m] += n * np.array([1.0, correlation])
+        counts, sums = np.array([*found.values()]).T
+        usual = sums.sum() / counts.sum() if counts.any() else 1.0
+        # A correlation over a handful of rows is noise.
+        enough = counts >= LEAST_PAIRS
+        weights = np.where(enough, sums / np.where(enough, counts, 1), usual)
+        weights = np.maximum(weights, 0.0)
         if not weights.any():
             return [1.0] * len(weights)
         return (weights / weights.mean()).tolist()
@@ -1371,6 +1434,18 @@ class _Moments:
 
     def private(self) -> list[np.ndarray]:
         return self._reliability()[1::2]
+
+
+def _given_the_rest(
+    probabilities: np.ndarray, values: np.ndarray, n_categories: int
+) -> np.ndarray:
+    """Probabilities of the categories that are missing, given those that are not."""
+    p = probabilities.reshape(len(values), -1, n_categories)
+    known = values.reshape(p.shape)
+    missing = np.isnan(known)
+    p = np.where(missing & ~(known == 1).any(-1, keepdims=True), p, 0)
+    total = p.sum(-1, keepdims=True)
+    return (p / np.where(total > 0, total, 1)).reshape(values.shape)
 
 
 def _encode(network: MultimodalVAE, batch: Batch) -> Codes:
@@ -1409,7 +1484,8 @@ def _check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _check_count(n_samples: Any) -> None:
-    if not isinstance(n_samples, Integral) or n_samples < 1:
+    is_count = isinstance(n_samples, Integral) and not isinstance(n_samples, bool)
+    if not is_count or n_samples < 1:
         raise ValueError(f"n_samples: expected a positive integer, got {n_samples!r}.")
 
 

@@ -166,17 +166,20 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         X: np.ndarray,
         value: Callable[[torch.nn.Module, Batch], torch.Tensor],
         cells: bool = False,
+        seed: int = 0,
+        n_rows: int = PREDICT_ROWS,
     ) -> np.ndarray:
         """Values of all rows of validated X, in its type, a few rows at a time.
 
-        ``value(network, batch)`` gives those of some rows, rows first.
+        ``value(network, batch)`` gives those of some rows, rows first. What it draws is
+        from `seed`.
         """
         data = self._predict_data(X, cells=cells)
         network = self._fitted_network(data.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), seeded(seed, data.device):
             parts = [
                 value(network, batch).cpu().numpy()
-                for _, batch in data.in_order(PREDICT_ROWS)
+                for _, batch in data.in_order(n_rows)
             ]
         return np.concatenate(parts).astype(X.dtype, copy=False)
 

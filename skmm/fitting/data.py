@@ -148,8 +148,8 @@ class BlockData(Dataset):
             blocks.append(torch.from_numpy(scaled).to(self.device))
             steps.append(mask)
             there = observed_cells(values, block) if self.with_cells else None
-            cells.append(None if there is None else torch.from_numpy(there))
-        cells = [None if c is None else c.to(self.device) for c in cells]
+            own = None if there is None else torch.from_numpy(there).to(self.device)
+            cells.append(own)
         return _Rows(blocks, steps, cells)
 
     def batch(self, rows: Tensor | slice) -> Batch:
@@ -192,11 +192,12 @@ def observed_cells(values: np.ndarray, block: Block) -> np.ndarray | None:
     Rows that lack the modality do not count. A category vector of which a part is
     missing is missing.
     """
-    there = ~np.isnan(values)
+    missing = np.isnan(values)
+    there = ~missing
     if block.likelihood == "categorical":
         vectors = there.reshape(len(values), -1, block.shape[-1])
         vectors &= vectors.all(axis=-1, keepdims=True)
-    partly = there.any(axis=1) != there.all(axis=1)
+    partly = ~there.all(axis=1) & ~missing.all(axis=1)
     return there if partly.any() else None
 
 

@@ -5,6 +5,7 @@ records, early stopping, checkpoints, scikit-learn's callbacks) is in `EpochCont
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -390,15 +391,23 @@ def _build_net(network, loss, settings, data, validation, callbacks, control):
     )
 
 
+# The generators are the process's: a block in which another thread draws, too, would
+# neither be reproducible nor put them back.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block and leave the global generators untouched."""
+    """Seed torch inside the block and leave the global generators untouched.
+
+    Other threads wait for their turn.
+    """
     if device.type == "cpu":
         devices = []
     else:
         index = device.index
         devices = [torch.cuda.current_device() if index is None else index]
-    with torch.random.fork_rng(devices=devices):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
         # Not torch.manual_seed, which would seed every GPU's generator.
         torch.default_generator.manual_seed(seed)
         for i in devices:

@@ -475,7 +475,140 @@ def test_rescaling_by_dimension_is_that_by_its_factors(gaps):
     assert one.loss_curve_ == two.loss_curve_
 
 
+def test_history_where_a_term_is_missing_from_some_epochs(gaps):
+    model = DCMEMEncoder(**{**SMALL, "max_epochs": 8}, cross_fraction=0.01).fit(gaps)
+    assert {len(v) for v in model.history_.values()} == {8}
+    single = views()
+    single[::2, :6] = np.nan
+    single[1::2, 6:] = np.nan
+    with pytest.warns(UserWarning, match="no row has two"):
+        model = DCMEMEncoder(**SMALL, warm_start=True).fit(single)
+    model.fit(gaps)
+    assert {len(v) for v in model.history_.values()} == {6}
+    assert np.isnan(model.history_["cross"][:3]).all()
+    assert np.isfinite(model.history_["cross"][3:]).all()
+
+
+def test_history_is_of_the_rows_that_have_a_term():
+    X = views()
+    half = np.vstack([X, np.full_like(X, np.nan)])
+    settings = {**SMALL, "lr": 1e-12, "batch_size": 240}  # nothing moves
+    one, two = (DCMEMEncoder(**settings).fit(rows) for rows in (X, half))
+    for name in ("reconstruction", "cross"):
+        # Of other draws: a standard error is some hundredths.
+        np.testing.assert_allclose(one.history_[name], two.history_[name], rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["n_components", "n_samples", "n_anchors"])
+def test_numpy_integers(gaps, name):
+    value = np.int64(SMALL.get(name, 2))
+    one = DCMEMEncoder(**{**SMALL, name: int(value)}).fit(gaps)
+    two = DCMEMEncoder(**{**SMALL, name: value}).fit(gaps)
+    assert one.loss_curve_ == two.loss_curve_
+
+
+def test_few_pairs_do_not_decide_what_counts():
+    X = np.hstack([views(200), views(200, seed=1)[:, :4]])
+    X[2:100, 11:] = np.nan
+    X[100:, :11] = np.nan
+    groups = {**GROUPS, "c": slice(11, 15)}
+    model = DCMEMEncoder(**{**SMALL, "modalities": groups, "max_epochs": 30}).fit(X)
+    weights = model.modality_weights_
+    assert weights["a"] == pytest.approx(weights["b"], rel=0.2)
+    assert 0.5 < weights["c"] < 1.5
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": True}])
+def test_a_modality_that_no_training_row_has(gaps, options):
+    without = gaps.copy()
+    without[:, :6] = np.nan
+    model = DCMEMEncoder(**SMALL, **options)
+    if options:
+        model.fit(gaps)
+    with pytest.raises(ValueError, match="'a'"):
+        model.fit(without)
+
+
+def test_held_out_losses_can_be_compared():
+    """Same draws and weights in each epoch: a network at rest has one loss."""
+    settings = {**SMALL, "lr": 1e-15, "max_epochs": 6, "kl_warmup": 1.0}
+    model = DCMEMEncoder(**settings, early_stopping=True, validation_fraction=0.3)
+    losses = model.fit(views()).validation_loss_curve_
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-9)
+
+
+def test_scores_in_threads_are_those_of_one(fitted, gaps):
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        scores = [*pool.map(lambda _: fitted.score(gaps), range(12))]
+    assert set(scores) == {fitted.score(gaps)}
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_parameters_are_checked_after_fit_too(gaps):
+    model = DCMEMEncoder(**SMALL).fit(gaps)
+    for name, value in {"output": "x", "joint": "x", "n_score_samples": 0}.items():
+        with pytest.raises(ValueError, match=f"'{name}' parameter"):
+            clone(model).set_params(**{name: value}).fit(gaps)
+        broken = DCMEMEncoder(**SMALL).fit(gaps).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"'{name}' parameter"):
+            broken.transform(gaps)
+
+
+def test_codes_that_are_not_there(gaps):
+    none = DCMEMEncoder(**{**SMALL, "n_private": 0, "output": "private"}).fit(gaps)
+    with pytest.raises(ValueError, match="without private codes"):
+        none.transform(gaps)
+    model = DCMEMEncoder(**SMALL, output="per_modality", keep_missing=True).fit(gaps)
+    with pytest.raises(ValueError, match="Z: expected finite codes"):
+        model.inverse_transform(model.transform(gaps))
+
+
 # ------------------------------------------------------------------ kinds of data
+@pytest.mark.filterwarnings("ignore:The shared code")  # categories of nothing
+def test_category_vectors_of_which_a_part_is_missing():
+    rng = np.random.default_rng(0)
+    words = np.eye(3)[rng.integers(3, size=(80, 2))].reshape(80, 6)
+    X = np.hstack([views(80)[:, :4], words])
+    part = X.copy()
+    part[:3, 4:] = [
+        [0, np.nan, np.nan, 0, 0, np.nan],
+        [np.nan, 0, 1, 1, 0, 0],
+        [0, 0, 1, np.nan, 0, np.nan],
+    ]
+    groups = {
+        "a": slice(0, 4),
+        "w": Modality(slice(4, 10), shape=(2, 3), likelihood="categorical"),
+    }
+    model = DCMEMEncoder(**{**SMALL, "modalities": groups}).fit(part)
+    scores = model.score_samples(part)
+    np.testing.assert_allclose(model.score_samples(part[:1]), scores[:1], rtol=1e-9)
+    filled = model.impute(part)[:3, 4:].reshape(3, 2, 3)
+    np.testing.assert_allclose(filled.sum(-1), 1)
+    assert filled[0, 0, 0] == 0
+    assert filled[0, 1].tolist() == [0, 0, 1]
+    assert filled[1, 0].tolist() == [0, 0, 1]
+    assert 0 < filled[2, 1, 0] < 1
+    with pytest.raises(ValueError, match=r"modalities\['w'\].likelihood"):
+        model.score_samples(np.nan_to_num(part) * 0)
+
+
+def test_convolutions_of_other_dimensions(gaps):
+    class Volume(torch.nn.Sequential):
+        def __init__(self, shape, n_out):
+            super().__init__(
+                torch.nn.Unflatten(1, (1, 1, 1, shape[0])),
+                torch.nn.Conv3d(1, 2, 1),
+                torch.nn.Flatten(),
+                torch.nn.Linear(2 * shape[0], n_out),
+            )
+
+    model = DCMEMEncoder(**SMALL, encoder=Volume).fit(gaps)
+    assert np.isfinite(model.transform(gaps)).all()
+
+
 def test_images_sequences_and_discrete_blocks():
     rng = np.random.default_rng(0)
     n = 60
