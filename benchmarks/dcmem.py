@@ -17,8 +17,7 @@ speed         samples a second beside the package multivae, and growth
 
 Models: "ours" is DCMEMEncoder; mvae, mmvae and mopoe are those methods with skmm's
 networks and loop; MVAE, MMVAE, MoPoE and MMVAE+ are the package multivae, which is left
-out where it is not installed. "ours+" and "mopoe+" train on photos that are shifted,
-inverted and have their channels exchanged at random.
+out where it is not installed.
 
 photo-digits can be split over processes, which add a line a run to the same file:
 
@@ -56,7 +55,6 @@ from multimodal_vaes import (
     MultiVaeModel,
     PhotoDecoder,
     PhotoEncoder,
-    VariedPhotos,
     multivae_model,
     multivae_version,
     train_as_users_do,
@@ -116,8 +114,7 @@ PHOTO_SCALE = 0.75
 ECONOMY: dict[str, Any] = {"own_draws": "one", "cross_fraction": 0.5}
 
 SETS = ("mfeat3", "mfeat6", "watch", "tcga_breast", "digits_pen")
-VARIED = ("ours+", "mopoe+")  # with varied photos
-MODELS = ("ours", *KINDS, *MULTIVAE, *VARIED)
+MODELS = ("ours", *KINDS, *MULTIVAE)
 Rows = list[Sequence[str]]
 
 
@@ -202,14 +199,11 @@ def photo_model(name: str, **settings: Any) -> Any:
     if name in MULTIVAE:
         n_private = PHOTO_OURS["n_private"]
         return MultiVaeModel(name, photo_modalities(), n_private=n_private, **settings)
-    net_params: dict[str, Any] = {"optimizer": torch.optim.Adam}
-    if name in VARIED:
-        net_params["iterator_train"] = VariedPhotos
-    settings |= {"net_params": net_params, "lr_schedule": "constant"}
-    if name.startswith("ours"):
+    settings["net_params"] = {"optimizer": torch.optim.Adam}
+    settings["lr_schedule"] = "constant"
+    if name == "ours":
         return DCMEMEncoder(photo_modalities(ours=True), **PHOTO_OURS | settings)
-    kind = name.removesuffix("+")
-    return MultimodalVAEBaseline(photo_modalities(), kind=kind, **settings)
+    return MultimodalVAEBaseline(photo_modalities(), kind=name, **settings)
 
 
 def with_single_rows(X: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -250,7 +244,6 @@ def photo_runs(
     """
     X = with_single_rows(train.X, share, seed)
     model = photo_model(name, random_state=seed, device=device)
-    private = {"ours": "training"}.get(name.removesuffix("+"), "prior")
     wall = cpu = 0.0
     done = 0
 
@@ -284,10 +277,9 @@ def photo_runs(
             judges,
             seed=seed,
         )
-        found["training"] = found["sample"]
-        if private == "training":
+        if name == "ours":
             found["training"] = coherence(
-                partial(generate, private=private), test, judges, False
+                partial(generate, private="training"), test, judges, False
             )
         yield {
             "model": name,
@@ -470,11 +462,11 @@ def print_generated(models: dict[str, list[dict[str, Any]]]) -> None:
             drawn = spread([r["scores"]["sample"][way] for r in runs])
             mean = np.mean([r["scores"]["mean"][way] for r in runs])
             generated.append(f"{drawn} ({mean:.3f})")
+        own = [r["scores"]["training"] for r in runs if "training" in r["scores"]]
         ways = [
-            f"{np.mean([r['scores']['training'][way] for r in runs]):.3f}"
-            for way in ("A->B", "B->A")
+            f"{np.mean([r[way] for r in own]):.3f}" for way in ("A->B", "B->A") if own
         ]
-        generated.append(" / ".join(ways) if name.startswith("ours") else "")
+        generated.append(" / ".join(ways))
         joint = [joint_is_best(runs, kind) for kind in ("acc", "linear")]
         seconds = [
             f"{np.mean([r[kind] for r in runs]):.2f}" for kind in ("wall", "cpu")

@@ -6,7 +6,7 @@
    beside plain baselines, with 0, 30 and 60 % of the blocks missing in training and
    test rows alike.
 2. Clustering with DPMixtureFusion, which is not told that there are ten digits, beside
-   k-means, which is.
+   k-means, which is, of the columns and of the codes of DCMEMEncoder.
 3. A small grid search over the loss and over `modalities`: which views help.
 4. What each view alone tells of the digit, which columns of two views depend on each
    other, and a figure.
@@ -31,13 +31,19 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skmm import CrossModalGraphicalLasso, DPMixtureFusion, TCMaxClassifier
+from skmm import (
+    CrossModalGraphicalLasso,
+    DCMEMEncoder,
+    DPMixtureFusion,
+    TCMaxClassifier,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FRACTIONS = (0.0, 0.3, 0.6)
 MIXTURE = "DPMixtureFusion"
+CODES = "the same on codes of DCMEMEncoder"
 OURS, GRAPH, ALL, BEST, LATE = (
     "TCMaxClassifier",
     "CrossModalGraphicalLasso, one graph",
@@ -136,8 +142,13 @@ def cluster(problem: Problem) -> None:
         means = make_pipeline(
             StandardScaler(), SimpleImputer(), KMeans(10, n_init=10, random_state=0)
         )
+        codes = make_pipeline(
+            DCMEMEncoder(gaps.modalities, max_epochs=20, random_state=0),
+            KMeans(10, n_init=10, random_state=0),
+        )
         mixture = DPMixtureFusion(gaps.modalities, random_state=0)
-        for name, model in (("k-means told k = 10", means), (MIXTURE, mixture)):
+        models = {"k-means told k = 10": means, CODES: codes, MIXTURE: mixture}
+        for name, model in models.items():
             start = time.perf_counter()
             labels = model.fit_predict(gaps.X)
             seconds = time.perf_counter() - start

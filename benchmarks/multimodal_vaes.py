@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from skmm import DCMEMEncoder
 from skmm.core.diagonal_gaussian import DiagonalGaussian, standard_log_density
 from skmm.core.multimodal_vae import Codes, MultimodalVAE, Rows, joint_code
-from skmm.fitting.data import Batch, BatchIterator, batch_bounds
+from skmm.fitting.data import Batch, batch_bounds
 from skmm.fitting.gradient import seeded
 from skmm.modalities import Layout, observed_modalities, resolve_modalities
 
@@ -85,36 +85,6 @@ class PhotoDecoder(nn.Sequential):
             *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU()),
             *(nn.ConvTranspose2d(32, shape[0], 4, 2, 1), nn.Sigmoid()),
         )
-
-
-class VariedPhotos(BatchIterator):
-    """Batches whose photos are shifted, inverted and have their channels exchanged.
-
-    At random for each row, by up to two pixels; encoders and likelihoods see the same
-    photo. The photos are the last block.
-    """
-
-    def __init__(self, dataset: Any, batch_size: int, shuffle: bool = False):
-        super().__init__(dataset, batch_size, shuffle)
-        self.shape = dataset.layout.blocks[-1].shape
-
-    def __iter__(self) -> Iterator[tuple[Batch, Tensor | None]]:
-        for batch, y in super().__iter__():
-            batch["blocks"][-1] = self.varied(batch["blocks"][-1])
-            yield batch, y
-
-    def varied(self, photos: Tensor) -> Tensor:
-        n, device, (n_channels, height, width) = len(photos), photos.device, self.shape
-        x = photos.view(n, *self.shape)
-        channels = torch.rand(n, n_channels, device=device).argsort(1)
-        x = nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
-        down, right = torch.randint(5, (2, n, 1, 1, 1), device=device)
-        rows = down + torch.arange(height, device=device)[:, None]
-        columns = right + torch.arange(width, device=device)
-        every = torch.arange(n, device=device).view(n, 1, 1, 1)
-        x = x[every, channels[:, :, None, None], rows, columns]
-        inverted = torch.rand(n, 1, 1, 1, device=device) < 0.5
-        return torch.where(inverted, 1 - x, x).flatten(1)
 
 
 # ---------------------------------------------------------------- plain models

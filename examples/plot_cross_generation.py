@@ -42,13 +42,11 @@ modalities = {
 # What is shared
 # --------------
 #
-# No labels are used to fit. `cross_decoder="shared_prior"` trains the prediction of one
-# view from the other as `generate` makes it: from the other's shared code, and a
-# private code drawn from the prior.
+# No labels are used to fit. By default the prediction of one view from the other is
+# trained as `generate` makes it: from the other's shared code, and a private code drawn
+# from the prior.
 
-encoder = DCMEMEncoder(
-    modalities, cross_decoder="shared_prior", max_epochs=30, random_state=0
-)
+encoder = DCMEMEncoder(modalities, max_epochs=30, random_state=0)
 encoder.fit(X[~test])
 
 # %%
