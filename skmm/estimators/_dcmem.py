@@ -742,8 +742,6 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             if not part.n_anchors:
                 continue
             rows = data.observed[m].nonzero().squeeze(1)
-            if not len(rows):  # all of them are held out
-                continue
             rows = rows[torch.randperm(len(rows)).to(rows.device)[: part.n_anchors]]
             batch = data.batch(rows)
             part.set_anchors(batch["blocks"][m], batch["steps"][m])
