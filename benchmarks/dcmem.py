@@ -110,7 +110,7 @@ PHOTO_ALL: dict[str, Any] = {
     "warm_start": True,
 }
 PHOTO_SCALE = 0.75
-# What saves time: one draw of the own reconstruction, a tenth of the rows decoded across.
+# What saves time: one own draw is decoded, and a tenth of the rows across.
 ECONOMY: dict[str, Any] = {"own_draws": "one", "cross_fraction": 0.1}
 
 SETS = ("mfeat3", "mfeat6", "watch", "tcga_breast", "digits_pen")

@@ -356,7 +356,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
     >>> X[::3, :76] = np.nan  # every third row lacks the Fourier coefficients
     >>> encoder = DCMEMEncoder([76, 47], max_epochs=5, random_state=0).fit(X)
     >>> encoder.transform(X).shape
-    (2000, 16)
+    (2000, 64)
     >>> filled = encoder.impute(X)
     >>> bool(np.isnan(filled).any())
     False
