@@ -143,7 +143,7 @@ def cluster(problem: Problem) -> None:
             StandardScaler(), SimpleImputer(), KMeans(10, n_init=10, random_state=0)
         )
         codes = make_pipeline(
-            DCMEMEncoder(gaps.modalities, max_epochs=20, random_state=0),
+            DCMEMEncoder(gaps.modalities, max_epochs=12, random_state=0),
             KMeans(10, n_init=10, random_state=0),
         )
         mixture = DPMixtureFusion(gaps.modalities, random_state=0)
