@@ -1136,27 +1136,27 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                     X[rows, block.columns] = self._scaler.inverse(m, values)
         return X
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, X):
         """Decode codes to X.
 
         Parameters
         ----------
-        Z : array-like of shape (n_samples, n_codes)
+        X : array-like of shape (n_samples, n_codes)
             Codes as `transform` returns them. Where these are only shared, private
             codes are zero; where only private, the shared code is the anchors' mean.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        X_original : ndarray of shape (n_samples, n_features)
             Means of the likelihoods, in the units of X; NaN in columns that are in no
             modality.
         """
         check_is_fitted(self)
         self._validate_params()
-        Z = check_array(Z, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        Z = check_array(X, dtype=[np.float64, np.float32], ensure_all_finite=False)
         if not np.isfinite(Z).all():
             raise ValueError(
-                "Z: expected finite codes, got NaN or infinity. Use transform with "
+                "X: expected finite codes, got NaN or infinity. Use transform with "
                 "keep_missing=False."
             )
         n, n_modalities = len(Z), len(self._layout)
@@ -1172,7 +1172,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         }[self.output]
         if Z.shape[1] != expected:
             raise ValueError(
-                f"Z: expected {expected} columns, those of transform with "
+                f"X: expected {expected} columns, those of transform with "
                 f"output={self.output!r} and joint={self.joint!r}, got {Z.shape[1]}."
             )
         private = np.zeros((n, n_private), dtype=Z.dtype)

@@ -562,7 +562,7 @@ def test_codes_that_are_not_there(gaps):
     with pytest.raises(ValueError, match="without private codes"):
         none.transform(gaps)
     model = DCMEMEncoder(**SMALL, output="per_modality", keep_missing=True).fit(gaps)
-    with pytest.raises(ValueError, match="Z: expected finite codes"):
+    with pytest.raises(ValueError, match="X: expected finite codes"):
         model.inverse_transform(model.transform(gaps))
 
 
