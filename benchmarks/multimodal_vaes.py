@@ -292,7 +292,7 @@ def load_multivae() -> types.ModuleType:
     if "multivae" not in sys.modules:
         try:
             importlib.import_module("torchvision")
-        except Exception:
+        except Exception:  # of whatever kind: one built for another torch fails its way
             for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
             sys.meta_path.insert(0, _NoTorchvision())

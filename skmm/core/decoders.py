@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from skmm.core.networks import linear, mlp
+from skmm.core.networks import linear, mlp, own_module
 
 DECODERS = ("auto", "linear", "mlp", "conv")
 
@@ -132,13 +132,7 @@ def build_decoder(
         If the kind does not fit the shape.
     """
     if not isinstance(kind, str):
-        module = kind(tuple(shape), n_in)
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                "decoder: expected a class or function that returns a torch module, "
-                f"but {kind!r} returned {type(module).__name__}."
-            )
-        return module
+        return own_module("decoder", kind, shape, n_in)
     if kind == "auto":
         kind = "mlp" if len(shape) == 1 else "conv"
     n_out = int(torch.Size(shape).numel())

@@ -13,6 +13,7 @@ marked in ``observed (M, B)``.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +275,7 @@ class MultimodalVAE(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def __iter__(self) -> Iterator[Part]:
-        return iter(self.parts)  # type: ignore[arg-type]
+        return cast(Iterator[Part], iter(self.parts))
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -189,6 +189,19 @@ def _squash(bounded: bool) -> nn.Module:
     return nn.Tanh() if bounded else nn.Identity()
 
 
+def own_module(
+    field: str, kind: Callable[..., nn.Module], shape: Sequence[int], size: int
+) -> nn.Module:
+    """A user's module, made by ``kind(shape, size)`` and checked to be one."""
+    module = kind(tuple(shape), size)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"{field}: expected a class or function that returns a torch module, "
+            f"but {kind!r} returned {type(module).__name__}."
+        )
+    return module
+
+
 def build_encoder(
     kind: str | Callable[..., nn.Module],
     shape: Sequence[int],
@@ -229,13 +242,7 @@ def build_encoder(
         If the kind does not fit the shape.
     """
     if not isinstance(kind, str):
-        module = kind(tuple(shape), n_out)
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                "encoder: expected a class or function that returns a torch module, "
-                f"but {kind!r} returned {type(module).__name__}."
-            )
-        return module
+        return own_module("encoder", kind, shape, n_out)
     if kind == "auto":
         kind = "mlp" if len(shape) == 1 else "conv"
     n_in = int(torch.Size(shape).numel())

@@ -14,7 +14,7 @@ from sklearn.base import TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
@@ -41,6 +41,7 @@ from skmm.estimators._gradient import (
     GradientEstimator,
     _check_widths,
     fit_scaler,
+    seed_from,
 )
 from skmm.fitting.data import Batch, BlockData
 from skmm.fitting.gradient import EpochHooks, TrainingRecord, seeded
@@ -803,21 +804,16 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         return DiagonalGaussian(mean[rows], log_scale[rows]).draw(1)[0]
 
     def _record(self, record: TrainingRecord, *, added: bool) -> None:
-        """Curves and number of epochs, added to those of earlier fits."""
-        before = self.loss_curve_ if added else []
-        self.loss_curve_ = before + list(record.losses)
-        self.n_iter_ = len(self.loss_curve_)
+        """Curves, and the terms of each epoch, added to those of earlier fits."""
         known = self.history_ if added else {}
         names = {*known, *(name for epoch in record.terms for name in epoch)}
-        nothing = [np.nan] * len(before)
+        nothing = [np.nan] * (self.n_iter_ if added else 0)
         self.history_ = {
             name: known.get(name, nothing)
             + [epoch.get(name, np.nan) for epoch in record.terms]
             for name in sorted(names)
         }
-        if record.validation_losses:
-            before = getattr(self, "validation_loss_curve_", []) if added else []
-            self.validation_loss_curve_ = before + list(record.validation_losses)
+        super()._record(record, added=added)
 
     def _warn_of_collapse(self) -> None:
         """Warn of modalities whose shared code says nothing of their rows."""
@@ -1102,7 +1098,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             part = network.parts[target]
             return _values(part, z, w, return_ == "sample").transpose(0, 1)
 
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        seed = seed_from(random_state)
         n_rows = self._rows_at_a_time(n_samples)
         values = self._map_rows(X, value, seed=seed, n_rows=n_rows)
         values = np.moveaxis(values, 1, 0)
@@ -1268,7 +1264,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         device = resolve_device(self.device, fitting=False)
         network = self._fitted_network(device)
         n_private = sum(self._architecture["n_private"])
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        seed = seed_from(random_state)
         with torch.inference_mode(), seeded(seed, device):
             prior = network.anchor_prior()
             dtype = getattr(torch, self._dtype)

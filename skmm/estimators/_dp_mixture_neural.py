@@ -144,12 +144,7 @@ class NeuralMixture(GradientEstimator):
                 keep_optimizer=self.warm_start,
             )
         vars(self).update(self._neural_attributes(network))
-        before = self.loss_curve_ if go_on else []
-        self.loss_curve_ = before + list(record.losses)
-        if record.validation_losses:
-            before = getattr(self, "validation_loss_curve_", []) if go_on else []
-            self.validation_loss_curve_ = before + list(record.validation_losses)
-        self.n_iter_ = len(self.loss_curve_)
+        self._record(record, added=go_on)
 
     def _split_rows(self, codes, weight):
         """Rows to train on (None: all) and to hold out, labelled ones in both."""

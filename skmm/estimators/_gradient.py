@@ -257,7 +257,16 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _seed(self) -> int:
         """Seed of this fit, drawn from `random_state`."""
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        return seed_from(self.random_state)
+
+    def _record(self, record: TrainingRecord, *, added: bool) -> None:
+        """Curves and number of epochs, added to those of earlier fits."""
+        before = self.loss_curve_ if added else []
+        self.loss_curve_ = before + list(record.losses)
+        self.n_iter_ = len(self.loss_curve_)
+        if record.validation_losses:
+            before = getattr(self, "validation_loss_curve_", []) if added else []
+            self.validation_loss_curve_ = before + list(record.validation_losses)
 
     # ------------------------------------------------------------ state
     def _fitted_network(self, device: torch.device) -> torch.nn.Module:
@@ -270,6 +279,11 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _build_network(self) -> torch.nn.Module:
         raise NotImplementedError
+
+
+def seed_from(random_state: Any) -> int:
+    """A seed of torch's generators, drawn from a `random_state`."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def _stops_early(callback: Any) -> bool:

@@ -712,15 +712,6 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         )
         return network.to(getattr(torch, self._dtype))
 
-    def _record(self, record, *, added: bool) -> None:
-        """Curves and number of epochs, added to those of earlier fits."""
-        curve = list(record.losses)
-        self.loss_curve_ = self.loss_curve_ + curve if added else curve
-        self.n_iter_ = len(self.loss_curve_)
-        if record.validation_losses:
-            before = getattr(self, "validation_loss_curve_", []) if added else []
-            self.validation_loss_curve_ = before + list(record.validation_losses)
-
     # ------------------------------------------------------------ what was learnt
     def _fitted_attributes(
         self, network: FusionNetwork, data: BlockData, seed: int, merge: bool
