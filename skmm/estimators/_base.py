@@ -57,6 +57,24 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def told_fit(
+    estimator: Any, told: dict[str, Any], max_subtasks: int | None
+) -> Iterator[Any]:
+    """A fit of which scikit-learn's callbacks are told, whole or not at all.
+
+    Gives the callbacks' context; `told` are X, y and metadata as the estimator got
+    them.
+    """
+    context = estimator._init_callback_context(max_subtasks=max_subtasks)
+    context.call_on_fit_task_begin(estimator=estimator, **told)
+    with all_or_nothing(estimator):
+        yield context
+    context.call_on_fit_task_end(
+        estimator=estimator, **told, reconstruction_attributes=lambda: vars(estimator)
+    )
+
+
 def fit_layout(
     estimator: Any, original: Any, X: np.ndarray, *, go_on: bool = False
 ) -> Layout:

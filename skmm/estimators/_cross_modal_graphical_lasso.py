@@ -39,12 +39,12 @@ from skmm.core.precision_weights import (
     tailored_weights,
 )
 from skmm.estimators._base import (
-    all_or_nothing,
     check_weight,
     fit_layout,
     modality_columns,
     prefixed,
     tell,
+    told_fit,
 )
 from skmm.estimators._joint_graphical_lasso import warn_not_converged
 from skmm.fitting.class_moments import ClassMoments, class_moments
@@ -456,13 +456,8 @@ class CrossModalGraphicalLasso(
             the prior is not as described.
         """
         told = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
-        context = self._init_callback_context(max_subtasks=None)
-        context.call_on_fit_task_begin(estimator=self, **told)
-        with all_or_nothing(self):
+        with told_fit(self, told, None) as context:
             self._fit(X, y, sample_weight, context, told)
-        context.call_on_fit_task_end(
-            estimator=self, **told, reconstruction_attributes=lambda: vars(self)
-        )
         return self
 
     def _fit(self, original, y, sample_weight, context, told) -> None:

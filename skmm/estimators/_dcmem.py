@@ -35,7 +35,7 @@ from skmm.core.multimodal_vae import (
     start_narrow,
 )
 from skmm.core.networks import build_encoder
-from skmm.estimators._base import all_or_nothing, fit_layout, to_arrays, to_tensors
+from skmm.estimators._base import fit_layout, to_arrays, to_tensors, told_fit
 from skmm.estimators._gradient import (
     PREDICT_ROWS,
     GradientEstimator,
@@ -522,14 +522,9 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         """
         go_on = self.warm_start and hasattr(self, "_network_state")
         told = {"X": X, "y": y, "metadata": {}}
-        context = self._init_callback_context(max_subtasks=self.max_epochs)
-        context.call_on_fit_task_begin(estimator=self, **told)
-        with all_or_nothing(self):
+        with told_fit(self, told, self.max_epochs) as context:
             X, observed = self._check_rows(X, go_on=go_on)
-            attributes = self._run(X, observed, context, told, go_on=go_on)
-        context.call_on_fit_task_end(
-            estimator=self, **told, reconstruction_attributes=lambda: attributes
-        )
+            self._run(X, observed, context, told, go_on=go_on)
         return self
 
     def _check_rows(self, original: Any, *, go_on: bool):
@@ -616,7 +611,7 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 )
         return [int(size) for size in sizes]
 
-    def _run(self, X, observed, context, told, *, go_on: bool) -> dict[str, Any]:
+    def _run(self, X, observed, context, told, *, go_on: bool) -> None:
         """Train on checked rows, and set what was learnt."""
         device = resolve_device(self.device, fitting=True)
         if not go_on:
@@ -658,13 +653,11 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
                 go_on=go_on,
                 keep_optimizer=self.warm_start,
             )
-        attributes = self._fitted_attributes(network, data)
         if not go_on:
             vars(self).pop("validation_loss_curve_", None)
-        vars(self).update(attributes)
+        vars(self).update(self._fitted_attributes(network, data))
         self._record(record, added=go_on)
         self._warn_of_collapse()
-        return attributes
 
     def _split(self, n_samples: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Rows to train on (None: all) and to hold out."""

@@ -50,6 +50,7 @@ from skmm.estimators._base import (
     tell,
     to_arrays,
     to_tensors,
+    told_fit,
 )
 from skmm.estimators._dp_mixture_neural import NEURAL_CONSTRAINTS, NeuralMixture
 from skmm.estimators._gradient import GradientEstimator
@@ -604,17 +605,12 @@ class DPMixtureFusion(TransformerMixin, NeuralMixture):
         told = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         neural = self.method == "neural"
         n_tasks = self.max_epochs if neural else None
-        context = self._init_callback_context(max_subtasks=n_tasks)
-        context.call_on_fit_task_begin(estimator=self, **told)
-        with all_or_nothing(self):
+        with told_fit(self, told, n_tasks) as context:
             if neural:
                 self._fit_neural(X, y, sample_weight, context, told)
                 self._forget(OF_CLOSED_FORMS)
             else:
                 self._fit_closed(X, y, sample_weight, context, told)
-        context.call_on_fit_task_end(
-            estimator=self, **told, reconstruction_attributes=lambda: vars(self)
-        )
         return self
 
     @available_if(_goes_on)

@@ -41,11 +41,11 @@ from skmm.core.networks import (
     build_head,
 )
 from skmm.estimators._base import (
-    all_or_nothing,
     check_weight,
     fit_layout,
     to_arrays,
     to_tensors,
+    told_fit,
 )
 from skmm.estimators._gradient import (
     PREDICT_ROWS,
@@ -485,20 +485,13 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         self, X, y, sample_weight, *, go_on, max_epochs, partial=False, classes=None
     ):
         told = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
-        context = self._init_callback_context(max_subtasks=max_epochs)
-        context.call_on_fit_task_begin(estimator=self, **told)
-        with all_or_nothing(self):
+        with told_fit(self, told, max_epochs) as context:
             rows = self._check_rows(
                 X, y, sample_weight, go_on=go_on, partial=partial, classes=classes
             )
-            attributes = self._run(
+            self._run(
                 rows, context, told, go_on=go_on, max_epochs=max_epochs, partial=partial
             )
-        context.call_on_fit_task_end(
-            estimator=self,
-            **told,
-            reconstruction_attributes=lambda: attributes,
-        )
         return self
 
     def _check_rows(self, X, y, sample_weight, *, go_on, partial, classes):
@@ -569,7 +562,6 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
                 vars(self).pop(name, None)
         vars(self).update(attributes)
         self._record(record, added=go_on)
-        return attributes
 
     def _check_params(self, X: np.ndarray) -> None:
         self._check_gradient_params(X)
