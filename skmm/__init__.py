@@ -18,6 +18,11 @@ from skmm._show_versions import show_versions
 from skmm._version import __version__
 from skmm.estimators._cross_modal_graphical_lasso import CrossModalGraphicalLasso, Edge
 from skmm.estimators._dcmem import DCMEMEncoder
+from skmm.estimators._dec_align import (
+    DecAlignClassifier,
+    DecAlignRegressor,
+    DecAlignTransformer,
+)
 from skmm.estimators._dp_mixture_fusion import DPMixtureFusion
 from skmm.estimators._joint_graphical_lasso import (
     JointGraphicalLassoResult,
@@ -30,6 +35,9 @@ __all__ = [
     "CrossModalGraphicalLasso",
     "DCMEMEncoder",
     "DPMixtureFusion",
+    "DecAlignClassifier",
+    "DecAlignRegressor",
+    "DecAlignTransformer",
     "Edge",
     "JointGraphicalLassoResult",
     "Modality",

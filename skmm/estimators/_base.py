@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
 from skmm.modalities import (
@@ -112,6 +113,35 @@ def check_weight(sample_weight: Any, X: np.ndarray) -> np.ndarray:
         dtype=np.float64,
         ensure_non_negative=True,
     )
+
+
+def class_factors(
+    class_weight: Any, classes: np.ndarray, codes: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """Weights of the classes (n_classes,) from the parameter `class_weight`.
+
+    Rows of weight zero, and those with a negative code, do not count.
+    """
+    counted = (weight > 0) & (codes >= 0)
+    present = np.unique(codes[counted])
+    given = class_weight
+    if isinstance(given, dict):  # without the classes that these rows lack
+        lacking = classes[np.setdiff1d(np.arange(len(classes)), present)].tolist()
+        given = {k: v for k, v in given.items() if k not in lacking}
+    factors = np.ones(len(classes))
+    factors[present] = compute_class_weight(
+        given,
+        classes=classes[present],
+        y=classes[codes[counted]],
+        sample_weight=weight[counted],
+    )
+    valid = np.isfinite(factors).all() and (factors >= 0).all()
+    if not (valid and factors[present].any()):
+        raise ValueError(
+            "class_weight: expected finite, non-negative weights, at least one of "
+            f"them positive, got {class_weight!r}."
+        )
+    return factors
 
 
 def prefixed(names: np.ndarray, modalities: np.ndarray) -> list[str]:

@@ -13,7 +13,6 @@ import torch
 from sklearn.base import TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
@@ -658,17 +657,6 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         vars(self).update(self._fitted_attributes(network, data))
         self._record(record, added=go_on)
         self._warn_of_collapse()
-
-    def _split(self, n_samples: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Rows to train on (None: all) and to hold out."""
-        if not self.early_stopping:
-            return None, None
-        training, held_out = train_test_split(
-            np.arange(n_samples),
-            test_size=self.validation_fraction,
-            random_state=self._split_seed,
-        )
-        return np.sort(training), np.sort(held_out)
 
     def _objective(self) -> dict[str, Any]:
         names = (

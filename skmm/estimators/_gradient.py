@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
+from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.callbacks import EarlyStopping
@@ -255,6 +256,35 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
                 parts[name] = values.cpu().numpy()
         return Checkpoint(self.checkpoint_dir, fingerprint(parts))
 
+    def _split(
+        self,
+        n_samples: int,
+        weight: np.ndarray | None = None,
+        codes: np.ndarray | None = None,
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Rows to train on (None: all) and to hold out, classes in proportion.
+
+        The same ones as long as `_split_seed` stays.
+        """
+        # A row of weight zero is a row that is not there.
+        kept = np.arange(n_samples) if weight is None else np.flatnonzero(weight)
+        if not self.early_stopping:
+            return (None if len(kept) == n_samples else kept), None
+        held_out = int(np.ceil(self.validation_fraction * len(kept)))
+        strata = None
+        if codes is not None:
+            _, counts = np.unique(codes[kept], return_counts=True)
+            both_sides = min(held_out, len(kept) - held_out)
+            if counts.min() >= 2 and both_sides >= len(counts):
+                strata = codes[kept]
+        training, validation = train_test_split(
+            kept,
+            test_size=self.validation_fraction,
+            random_state=self._split_seed,
+            stratify=strata,
+        )
+        return np.sort(training), np.sort(validation)
+
     def _seed(self) -> int:
         """Seed of this fit, drawn from `random_state`."""
         return seed_from(self.random_state)
@@ -279,6 +309,15 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _build_network(self) -> torch.nn.Module:
         raise NotImplementedError
+
+
+def check_names(names: list[Any], known: list[str], parameter: str) -> list[int]:
+    """Positions of modalities that are asked for by name."""
+    if not names or not all(isinstance(n, str) and n in known for n in names):
+        raise ValueError(
+            f"{parameter}: expected among the modalities {known}, got {names!r}."
+        )
+    return [known.index(name) for name in names]
 
 
 def seed_from(random_state: Any) -> int:

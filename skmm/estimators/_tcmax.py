@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.model_selection import train_test_split
-from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
@@ -42,6 +40,7 @@ from skmm.core.networks import (
 )
 from skmm.estimators._base import (
     check_weight,
+    class_factors,
     fit_layout,
     to_arrays,
     to_tensors,
@@ -526,7 +525,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         if not go_on:
             # Held-out rows stay held out when training goes on.
             self._split_seed = self._seed()
-        training, held_out = self._split(*rows[2:], self._split_seed)
+        _, _, codes, weight = rows
+        training, held_out = self._split(len(codes), weight, codes)
         # Going on, an int seed must not bring the same batches and dropout again.
         seed = self._split_seed + (self.n_iter_ if go_on else 0)
         data = self._block_data(*rows, device=device, rows=training)
@@ -625,53 +625,10 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
         weight = check_weight(sample_weight, X)
         if self.class_weight is None:
             return weight
-        counted = weight > 0
-        present = np.unique(codes[counted])
-        of_class = np.ones(len(self.classes_))
-        of_class[present] = compute_class_weight(
-            self._class_weight_of(present),
-            classes=self.classes_[present],
-            y=self.classes_[codes[counted]],
-            sample_weight=weight[counted],
+        return (
+            weight
+            * class_factors(self.class_weight, self.classes_, codes, weight)[codes]
         )
-        valid = np.isfinite(of_class).all() and (of_class >= 0).all()
-        if not (valid and of_class[present].any()):
-            raise ValueError(
-                "class_weight: expected finite, non-negative weights, at least one of "
-                f"them positive, got {self.class_weight!r}."
-            )
-        return weight * of_class[codes]
-
-    def _class_weight_of(self, present: np.ndarray) -> Any:
-        """Class weights, without those of classes that these rows lack."""
-        if not isinstance(self.class_weight, dict):
-            return self.class_weight
-        lacking = np.setdiff1d(np.arange(len(self.classes_)), present)
-        absent = self.classes_[lacking].tolist()
-        return {k: v for k, v in self.class_weight.items() if k not in absent}
-
-    def _split(
-        self, codes: np.ndarray, weight: np.ndarray | None, seed: int
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Rows to train on (None: all) and to hold out, classes in proportion."""
-        # A row of weight zero is a row that is not there.
-        kept = np.arange(len(codes)) if weight is None else np.flatnonzero(weight)
-        if not self.early_stopping:
-            return (None if len(kept) == len(codes) else kept), None
-        counts = np.bincount(codes[kept])
-        n_classes = np.count_nonzero(counts)
-        held_out = int(np.ceil(self.validation_fraction * len(kept)))
-        can_stratify = (
-            counts[counts > 0].min() >= 2
-            and min(held_out, len(kept) - held_out) >= n_classes
-        )
-        training, validation = train_test_split(
-            kept,
-            test_size=self.validation_fraction,
-            random_state=seed,
-            stratify=codes[kept] if can_stratify else None,
-        )
-        return np.sort(training), np.sort(validation)
 
     def _build_network(self) -> FusionNetwork:
         a = self._architecture

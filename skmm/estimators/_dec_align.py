@@ -1,0 +1,708 @@
+"""DecAlign as a transformer, a classifier and a regressor."""
+
+# License: BSD-3-Clause
+
+import numpy as np
+import torch
+from sklearn.base import (
+    ClassifierMixin,
+    RegressorMixin,
+    _fit_context,
+)
+from sklearn.callback import with_callbacks
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d
+
+from skmm.estimators._base import class_factors
+from skmm.estimators._dec_align_base import DecAlignBase
+from skmm.modalities import validate_input
+
+
+class DecAlignTransformer(DecAlignBase):
+    """Decoupled and aligned representations of several modalities."""
+
+    _parameter_constraints: dict = {
+        **DecAlignBase._decalign_constraints,
+        "target": [StrOptions({"auto", "none", "class", "real"})],
+        "target_loss": [StrOptions({"squared_error", "absolute_error"})],
+        "unlabeled": "no_validation",
+    }
+
+    def __init__(
+        self,
+        modalities="auto",
+        *,
+        target="auto",
+        target_loss="squared_error",
+        unlabeled=None,
+        n_components=64,
+        encoder="auto",
+        decoder="auto",
+        hidden=(128,),
+        activation="relu",
+        dropout=0.0,
+        kernel_size=5,
+        n_tokens=32,
+        fusion="cross",
+        n_heads=4,
+        n_layers=1,
+        modality_dropout=0.0,
+        imputation="transport",
+        decoupling="squared",
+        decoupling_weight=1.0,
+        heterogeneity_weight=0.05,
+        homogeneity_weight=0.05,
+        reconstruction_weight="auto",
+        pair_weight="auto",
+        pair_temperature=0.1,
+        contrastive_weight=0.0,
+        contrastive_temperature=0.1,
+        n_prototypes="auto",
+        covariance="diag",
+        em="carried",
+        em_iter=5,
+        reg_covar=1e-3,
+        prototype_match="plan",
+        ot_reg=0.1,
+        ot_reg_scale="mean_cost",
+        ot_rho=None,
+        ot_max_iter=200,
+        ot_tol=1e-6,
+        max_cells=20_000,
+        moments=("mean", "covariance", "skewness"),
+        distribution_encoder=None,
+        mmd_bandwidths="auto",
+        reduction="mean",
+        scale_free=True,
+        output="fused",
+        keep_missing=False,
+        lr=1e-2,
+        lr_schedule="cosine",
+        max_epochs=100,
+        batch_size=256,
+        weight_decay=4.0,
+        clip_norm=5.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        checkpoint_dir=None,
+        net_params=None,
+        precision=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            modalities,
+            n_components=n_components,
+            encoder=encoder,
+            decoder=decoder,
+            hidden=hidden,
+            activation=activation,
+            dropout=dropout,
+            kernel_size=kernel_size,
+            n_tokens=n_tokens,
+            fusion=fusion,
+            n_heads=n_heads,
+            n_layers=n_layers,
+            modality_dropout=modality_dropout,
+            imputation=imputation,
+            decoupling=decoupling,
+            decoupling_weight=decoupling_weight,
+            heterogeneity_weight=heterogeneity_weight,
+            homogeneity_weight=homogeneity_weight,
+            reconstruction_weight=reconstruction_weight,
+            pair_weight=pair_weight,
+            pair_temperature=pair_temperature,
+            contrastive_weight=contrastive_weight,
+            contrastive_temperature=contrastive_temperature,
+            n_prototypes=n_prototypes,
+            covariance=covariance,
+            em=em,
+            em_iter=em_iter,
+            reg_covar=reg_covar,
+            prototype_match=prototype_match,
+            ot_reg=ot_reg,
+            ot_reg_scale=ot_reg_scale,
+            ot_rho=ot_rho,
+            ot_max_iter=ot_max_iter,
+            ot_tol=ot_tol,
+            max_cells=max_cells,
+            moments=moments,
+            distribution_encoder=distribution_encoder,
+            mmd_bandwidths=mmd_bandwidths,
+            reduction=reduction,
+            scale_free=scale_free,
+            output=output,
+            keep_missing=keep_missing,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            net_params=net_params,
+            precision=precision,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.target = target
+        self.target_loss = target_loss
+        self.unlabeled = unlabeled
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Train on X, and on y if `target` says so.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            All modalities side by side; a missing modality of a row is an all-NaN
+            block.
+        y : array-like of shape (n_samples,), default=None
+            Class labels, real values, or nothing.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
+            without dropout equal to repeating rows.
+
+        Returns
+        -------
+        self : DecAlignTransformer
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X has infinities, a modality is never observed, or y does not fit
+            `target`.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _validated(self, X, y, *, reset):
+        # A target that is not used is not looked at.
+        return super()._validated(X, None if self.target == "none" else y, reset=reset)
+
+    @property
+    def _absolute(self):
+        return self.target_loss == "absolute_error"
+
+    def _targets(self, y, weight, *, go_on):
+        kind = self.target
+        if kind == "auto":
+            kind = "none" if y is None else _kind_of(y)
+        elif kind != "none" and y is None:
+            raise ValueError(
+                f"y: expected a target for target={kind!r}, got None. Pass y, or use "
+                "target='none'."
+            )
+        if not go_on:
+            self.target_ = kind
+            for name in ("classes_", "_target_mean", "_target_scale"):
+                vars(self).pop(name, None)
+        elif kind != self.target_:
+            raise ValueError(
+                f"y: can't change from {self.target_!r} to {kind!r} while training "
+                "goes on from the last fit. Fit anew: warm_start=False."
+            )
+        if kind == "class":
+            return kind, _codes(self, y, self.unlabeled, go_on=go_on, least=1)
+        if kind == "real":
+            return kind, _standardised(self, y, weight, go_on=go_on)
+        return kind, None
+
+
+class DecAlignClassifier(ClassifierMixin, DecAlignBase):
+    """Classification from decoupled and aligned representations."""
+
+    _parameter_constraints: dict = {
+        **DecAlignBase._decalign_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "unlabeled": "no_validation",
+    }
+
+    def __init__(
+        self,
+        modalities="auto",
+        *,
+        class_weight=None,
+        unlabeled=None,
+        n_components=64,
+        encoder="auto",
+        decoder="auto",
+        hidden=(128,),
+        activation="relu",
+        dropout=0.0,
+        kernel_size=5,
+        n_tokens=32,
+        fusion="cross",
+        n_heads=4,
+        n_layers=1,
+        modality_dropout=0.0,
+        imputation="transport",
+        decoupling="squared",
+        decoupling_weight=1.0,
+        heterogeneity_weight=0.05,
+        homogeneity_weight=0.05,
+        reconstruction_weight="auto",
+        pair_weight="auto",
+        pair_temperature=0.1,
+        contrastive_weight=0.0,
+        contrastive_temperature=0.1,
+        n_prototypes="auto",
+        covariance="diag",
+        em="carried",
+        em_iter=5,
+        reg_covar=1e-3,
+        prototype_match="plan",
+        ot_reg=0.1,
+        ot_reg_scale="mean_cost",
+        ot_rho=None,
+        ot_max_iter=200,
+        ot_tol=1e-6,
+        max_cells=20_000,
+        moments=("mean", "covariance", "skewness"),
+        distribution_encoder=None,
+        mmd_bandwidths="auto",
+        reduction="mean",
+        scale_free=True,
+        output="fused",
+        keep_missing=False,
+        lr=1e-2,
+        lr_schedule="cosine",
+        max_epochs=100,
+        batch_size=256,
+        weight_decay=4.0,
+        clip_norm=5.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        checkpoint_dir=None,
+        net_params=None,
+        precision=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            modalities,
+            n_components=n_components,
+            encoder=encoder,
+            decoder=decoder,
+            hidden=hidden,
+            activation=activation,
+            dropout=dropout,
+            kernel_size=kernel_size,
+            n_tokens=n_tokens,
+            fusion=fusion,
+            n_heads=n_heads,
+            n_layers=n_layers,
+            modality_dropout=modality_dropout,
+            imputation=imputation,
+            decoupling=decoupling,
+            decoupling_weight=decoupling_weight,
+            heterogeneity_weight=heterogeneity_weight,
+            homogeneity_weight=homogeneity_weight,
+            reconstruction_weight=reconstruction_weight,
+            pair_weight=pair_weight,
+            pair_temperature=pair_temperature,
+            contrastive_weight=contrastive_weight,
+            contrastive_temperature=contrastive_temperature,
+            n_prototypes=n_prototypes,
+            covariance=covariance,
+            em=em,
+            em_iter=em_iter,
+            reg_covar=reg_covar,
+            prototype_match=prototype_match,
+            ot_reg=ot_reg,
+            ot_reg_scale=ot_reg_scale,
+            ot_rho=ot_rho,
+            ot_max_iter=ot_max_iter,
+            ot_tol=ot_tol,
+            max_cells=max_cells,
+            moments=moments,
+            distribution_encoder=distribution_encoder,
+            mmd_bandwidths=mmd_bandwidths,
+            reduction=reduction,
+            scale_free=scale_free,
+            output=output,
+            keep_missing=keep_missing,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            net_params=net_params,
+            precision=precision,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+        self.unlabeled = unlabeled
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            All modalities side by side; a missing modality of a row is an all-NaN
+            block.
+        y : array-like of shape (n_samples,)
+            Class labels, `unlabeled` where there is none.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
+            without dropout equal to repeating rows.
+
+        Returns
+        -------
+        self : DecAlignClassifier
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If y has one class, X has infinities, or a modality is never observed.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _validated(self, X, y, *, reset):
+        return validate_input(self, X, y=y, reset=reset)
+
+    def _targets(self, y, weight, *, go_on):
+        return "class", _codes(self, y, self.unlabeled, go_on=go_on, least=2)
+
+    def _class_weights(self, codes, weight):
+        if self.class_weight is None:
+            return None
+        weight = np.ones(len(codes)) if weight is None else weight
+        return class_factors(self.class_weight, self.classes_, codes, weight)
+
+    def _log_proba(self, X) -> np.ndarray:
+        return self._of_parts(
+            self._checked(X),
+            lambda network, parts: torch.log_softmax(parts.output, 1),
+        )
+
+    def decision_function(self, X):
+        """Log-probabilities of the classes, or log-odds where there are two.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            In nats.
+        """
+        log_p = self._log_proba(X)
+        return log_p[:, 1] - log_p[:, 0] if log_p.shape[1] == 2 else log_p
+
+    def predict_log_proba(self, X):
+        """Log-probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        log_p : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return self._log_proba(X)
+
+    def predict_proba(self, X):
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return np.exp(self._log_proba(X))
+
+    def predict(self, X):
+        """Most probable classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            Labels.
+        """
+        winners = self._log_proba(X).argmax(1)
+        return self.classes_[winners]
+
+
+class DecAlignRegressor(RegressorMixin, DecAlignBase):
+    """Regression from decoupled and aligned representations."""
+
+    _parameter_constraints: dict = {
+        **DecAlignBase._decalign_constraints,
+        "loss": [StrOptions({"squared_error", "absolute_error"})],
+    }
+
+    def __init__(
+        self,
+        modalities="auto",
+        *,
+        loss="squared_error",
+        n_components=64,
+        encoder="auto",
+        decoder="auto",
+        hidden=(128,),
+        activation="relu",
+        dropout=0.0,
+        kernel_size=5,
+        n_tokens=32,
+        fusion="cross",
+        n_heads=4,
+        n_layers=1,
+        modality_dropout=0.0,
+        imputation="transport",
+        decoupling="squared",
+        decoupling_weight=1.0,
+        heterogeneity_weight=0.05,
+        homogeneity_weight=0.05,
+        reconstruction_weight="auto",
+        pair_weight="auto",
+        pair_temperature=0.1,
+        contrastive_weight=0.0,
+        contrastive_temperature=0.1,
+        n_prototypes="auto",
+        covariance="diag",
+        em="carried",
+        em_iter=5,
+        reg_covar=1e-3,
+        prototype_match="plan",
+        ot_reg=0.1,
+        ot_reg_scale="mean_cost",
+        ot_rho=None,
+        ot_max_iter=200,
+        ot_tol=1e-6,
+        max_cells=20_000,
+        moments=("mean", "covariance", "skewness"),
+        distribution_encoder=None,
+        mmd_bandwidths="auto",
+        reduction="mean",
+        scale_free=True,
+        output="fused",
+        keep_missing=False,
+        lr=1e-2,
+        lr_schedule="cosine",
+        max_epochs=100,
+        batch_size=256,
+        weight_decay=4.0,
+        clip_norm=5.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        checkpoint_dir=None,
+        net_params=None,
+        precision=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            modalities,
+            n_components=n_components,
+            encoder=encoder,
+            decoder=decoder,
+            hidden=hidden,
+            activation=activation,
+            dropout=dropout,
+            kernel_size=kernel_size,
+            n_tokens=n_tokens,
+            fusion=fusion,
+            n_heads=n_heads,
+            n_layers=n_layers,
+            modality_dropout=modality_dropout,
+            imputation=imputation,
+            decoupling=decoupling,
+            decoupling_weight=decoupling_weight,
+            heterogeneity_weight=heterogeneity_weight,
+            homogeneity_weight=homogeneity_weight,
+            reconstruction_weight=reconstruction_weight,
+            pair_weight=pair_weight,
+            pair_temperature=pair_temperature,
+            contrastive_weight=contrastive_weight,
+            contrastive_temperature=contrastive_temperature,
+            n_prototypes=n_prototypes,
+            covariance=covariance,
+            em=em,
+            em_iter=em_iter,
+            reg_covar=reg_covar,
+            prototype_match=prototype_match,
+            ot_reg=ot_reg,
+            ot_reg_scale=ot_reg_scale,
+            ot_rho=ot_rho,
+            ot_max_iter=ot_max_iter,
+            ot_tol=ot_tol,
+            max_cells=max_cells,
+            moments=moments,
+            distribution_encoder=distribution_encoder,
+            mmd_bandwidths=mmd_bandwidths,
+            reduction=reduction,
+            scale_free=scale_free,
+            output=output,
+            keep_missing=keep_missing,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            warm_start=warm_start,
+            checkpoint_dir=checkpoint_dir,
+            net_params=net_params,
+            precision=precision,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.loss = loss
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            All modalities side by side; a missing modality of a row is an all-NaN
+            block.
+        y : array-like of shape (n_samples,)
+            Real values; they are standardised inside.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
+            without dropout equal to repeating rows.
+
+        Returns
+        -------
+        self : DecAlignRegressor
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X or y has infinities, or a modality is never observed.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _validated(self, X, y, *, reset):
+        return validate_input(self, X, y=y, reset=reset, y_numeric=True)
+
+    @property
+    def _absolute(self):
+        return self.loss == "absolute_error"
+
+    def _targets(self, y, weight, *, go_on):
+        return "real", _standardised(self, y, weight, go_on=go_on)
+
+    def predict(self, X):
+        """Expected targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            In the units of the training targets.
+        """
+        values = self._of_parts(
+            self._checked(X), lambda network, parts: parts.output.squeeze(1)
+        )
+        return self._target_mean + self._target_scale * values
+
+
+def _kind_of(y) -> str:
+    kind = type_of_target(y, input_name="y", raise_unknown=True)
+    if kind in ("binary", "multiclass"):
+        return "class"
+    if kind == "continuous":
+        return "real"
+    raise ValueError(
+        "y: expected class labels or real numbers of shape (n_samples,), got a "
+        f"{kind!r} target. Pass one column, or target='none'."
+    )
+
+
+def _codes(estimator, y, unlabeled, *, go_on: bool, least: int) -> np.ndarray:
+    """Labels as codes, -1 where there is none; sets `classes_` at a first fit."""
+    y = np.asarray(y)
+    is_open = np.zeros(len(y), dtype=bool)
+    if unlabeled is not None:
+        is_open = np.asarray(y == unlabeled)
+    known = y[~is_open]
+    if len(known):
+        check_classification_targets(known)
+    if not go_on:
+        estimator.classes_ = np.unique(known)
+    classes = estimator.classes_
+    if len(classes) < least:
+        raise ValueError(
+            f"y: expected at least {least} classes, got one class only, or none: "
+            f"{classes.tolist()}. There is nothing to tell apart."
+        )
+    unknown = np.setdiff1d(known, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y: expected labels among the classes {classes.tolist()}, got "
+            f"{unknown.tolist()}. Fit anew: warm_start=False."
+        )
+    codes = np.full(len(y), -1)
+    codes[~is_open] = np.searchsorted(classes, known)
+    return codes
+
+
+def _standardised(estimator, y, weight, *, go_on: bool) -> np.ndarray:
+    """Real targets with mean 0 and variance 1, in the float type of X."""
+    y = column_or_1d(y, dtype=np.float64)
+    if not np.isfinite(y).all():
+        raise ValueError("y: expected finite numbers, got NaN or infinity.")
+    if not go_on:
+        estimator._target_mean = np.average(y, weights=weight)
+        spread = np.average((y - estimator._target_mean) ** 2, weights=weight)
+        estimator._target_scale = np.sqrt(spread) if spread > 0 else 1.0
+    standard = (y - estimator._target_mean) / estimator._target_scale
+    return standard
