@@ -16,11 +16,93 @@ from sklearn.utils.validation import column_or_1d
 
 from skmm.estimators._base import class_factors
 from skmm.estimators._dec_align_base import DecAlignBase
+from skmm.estimators._dec_align_doc import documented
 from skmm.modalities import validate_input
 
 
+@documented(
+    """target : {"auto", "none", "class", "real"}, default="auto"
+        What y is: "auto" decides from y itself (see `target_`), "none" does not look
+        at it.
+    target_loss : {"squared_error", "absolute_error"}, default="squared_error"
+        Loss of real targets, in units of their standard deviation.
+    unlabeled : object, default=None
+        The class label of rows without one; they have a part in all terms but the
+        task's. None: every label is a class.""",
+    """target_ : {"none", "class", "real"}
+        What the target was taken for.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, where the target is a class.""",
+)
 class DecAlignTransformer(DecAlignBase):
-    """Decoupled and aligned representations of several modalities."""
+    r"""Decoupled and aligned representations of several modalities.
+
+    Each modality becomes tokens of one width; these a *unique* part s by an encoder of
+    its own and a *common* part c by one encoder for all. `fit` minimises
+
+    .. math::
+
+        L = L_{task} + \gamma L_{dec} + \alpha (L_{OT} + L_{Proto})
+            + \beta (L_{sem} + L_{MMD}) + \rho L_{rec} + \pi L_{pair}
+            + \kappa L_{con},
+
+    where :math:`L_{dec}` is the squared cosine of s and c; :math:`L_{OT}` the entropic
+    cost of a transport plan between Gaussian prototypes of all modalities' s;
+    :math:`L_{Proto}` the distance of rows to the prototypes of other modalities that
+    the plan matches with theirs; :math:`L_{sem}` and :math:`L_{MMD}` the differences of
+    mean, covariance and skewness and the maximum mean discrepancy of c between
+    modalities; :math:`L_{task}` the cross-entropy or squared error of a linear head on
+    the fused vector, where there is a target, and :math:`L_{rec}` the error of the
+    blocks decoded from both parts, where there is none. The alignment terms compare
+    distributions, so rows need not have all modalities, and prediction takes a row
+    at a time.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    DecAlignClassifier : The same with the head's predictions of classes.
+    DecAlignRegressor : The same with those of real targets.
+    DCMEMEncoder : Shared and private codes that also generate.
+    skmm.core.transport.multi_marginal_sinkhorn : The transport alone.
+
+    Notes
+    -----
+    The paper always has a target; what is fitted without one (reconstruction, pairs),
+    plan-matched prototypes, the carried mixtures, several bandwidths, `scale_free`, and
+    all that concerns missing modalities are ours. `from_preset` has the variants of the
+    paper and of its published code.
+
+    A fit costs, per step of N rows, the networks, O(N^2 M^2 d) for the discrepancy
+    and the plan's K^M cells a sweep.
+
+    References
+    ----------
+    Chengxuan Qian, Shuo Xing, Shawn Li, Yue Zhao, Zhengzhong Tu. "DecAlign:
+    Hierarchical Cross-Modal Alignment for Decoupled Multimodal Representation
+    Learning". ICLR 2026, arXiv:2503.11892.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmm import DecAlignTransformer
+    >>> from skmm.datasets import load_mfeat
+    >>> X, y = load_mfeat(views=("fou", "zer"), return_X_y=True)
+    >>> X[::3, :76] = np.nan  # every third row lacks the Fourier coefficients
+    >>> decalign = DecAlignTransformer([76, 47], max_epochs=3, random_state=0).fit(X)
+    >>> decalign.transform(X).shape
+    (2000, 256)
+    >>> decalign.set_params(output="common").transform(X).shape
+    (2000, 64)
+    >>> decalign.target_
+    'none'
+    """
 
     _parameter_constraints: dict = {
         **DecAlignBase._decalign_constraints,
@@ -220,8 +302,50 @@ class DecAlignTransformer(DecAlignBase):
         return kind, None
 
 
+@documented(
+    """class_weight : dict, "balanced" or None, default=None
+        Weights of the classes in the task's loss.
+    unlabeled : object, default=None
+        The label of rows without one; they have a part in all terms but the task's.
+        None: every label is a class.""",
+    """classes_ : ndarray of shape (n_classes,)
+        Labels.""",
+)
 class DecAlignClassifier(ClassifierMixin, DecAlignBase):
-    """Classification from decoupled and aligned representations."""
+    """Classification from decoupled and aligned representations.
+
+    `DecAlignTransformer` with class labels, and the predictions of its head: a linear
+    map of the fused vector, trained by cross-entropy. `transform` gives the
+    representation.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    DecAlignTransformer : The method and what is ours in it.
+    TCMaxClassifier : Classification that makes the most of every modality.
+
+    References
+    ----------
+    Chengxuan Qian, Shuo Xing, Shawn Li, Yue Zhao, Zhengzhong Tu. "DecAlign:
+    Hierarchical Cross-Modal Alignment for Decoupled Multimodal Representation
+    Learning". ICLR 2026, arXiv:2503.11892.
+
+    Examples
+    --------
+    >>> from skmm import DecAlignClassifier
+    >>> from skmm.datasets import load_mfeat
+    >>> X, y = load_mfeat(views=("fou", "zer"), return_X_y=True)
+    >>> model = DecAlignClassifier([76, 47], max_epochs=5, random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.8)
+    True
+    """
 
     _parameter_constraints: dict = {
         **DecAlignBase._decalign_constraints,
@@ -465,8 +589,47 @@ class DecAlignClassifier(ClassifierMixin, DecAlignBase):
         return self.classes_[winners]
 
 
+@documented(
+    """loss : {"squared_error", "absolute_error"}, default="squared_error"
+        Loss of the task, in units of the targets' standard deviation.""",
+    "",
+)
 class DecAlignRegressor(RegressorMixin, DecAlignBase):
-    """Regression from decoupled and aligned representations."""
+    """Regression from decoupled and aligned representations.
+
+    `DecAlignTransformer` with real targets, and the predictions of its head: a linear
+    map of the fused vector. `transform` gives the representation.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    DecAlignTransformer : The method and what is ours in it.
+    skmm.metrics.sentiment_scores : Scores of the benchmarks that the paper reports.
+
+    References
+    ----------
+    Chengxuan Qian, Shuo Xing, Shawn Li, Yue Zhao, Zhengzhong Tu. "DecAlign:
+    Hierarchical Cross-Modal Alignment for Decoupled Multimodal Representation
+    Learning". ICLR 2026, arXiv:2503.11892.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmm import DecAlignRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 8))
+    >>> y = X[:, 0] + X[:, 4]
+    >>> model = DecAlignRegressor([4, 4], random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.8)
+    True
+    """
 
     _parameter_constraints: dict = {
         **DecAlignBase._decalign_constraints,
