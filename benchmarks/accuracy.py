@@ -40,7 +40,7 @@ SCORES = {
 def _tcmax(problem: Problem, seed: int, params: dict[str, Any]) -> Any:
     from skmm import TCMaxClassifier
 
-    settings = {"modalities": problem.modalities, "random_state": seed} | params
+    settings = {"modalities": problem.grouping, "random_state": seed} | params
     return TCMaxClassifier(**settings)
 
 
@@ -51,10 +51,18 @@ def _graphical_lasso(problem: Problem, seed: int, params: dict[str, Any]) -> Any
     return CrossModalGraphicalLasso(**settings)
 
 
+def _decalign(problem: Problem, seed: int, params: dict[str, Any]) -> Any:
+    from skmm import DecAlignClassifier
+
+    settings = {"modalities": problem.grouping, "random_state": seed} | params
+    return DecAlignClassifier(**settings)
+
+
 # Name on the command line -> builder. "none" measures the peers alone.
 ESTIMATORS: dict[str, Callable[[Problem, int, dict[str, Any]], Any]] = {
     "tcmax": _tcmax,
     "graphical_lasso": _graphical_lasso,
+    "decalign": _decalign,
 }
 
 
@@ -105,36 +113,46 @@ class Cache:
 
 
 def run_seed(
-    problem: Problem, builders: Mapping[str, Callable[[], Any]]
+    problem: Problem, models: Mapping[str, tuple[Problem, Callable[[], Any]]]
 ) -> dict[str, Runs]:
-    """Fit every model on every fold of one draw of gaps, models interleaved."""
-    runs = {name: Runs([], []) for name in builders}
+    """Fit every model on every fold of one draw of gaps, models interleaved.
+
+    Each comes with its view of the problem's rows.
+    """
+    runs = {name: Runs([], []) for name in models}
     for train, test in folds(problem):
-        for name, run in runs.items():
-            run.add(run_fold(builders[name](), problem, train, test))
+        for name, (view, build) in models.items():
+            runs[name].add(run_fold(build(), view, train, test))
     return runs
+
+
+def peers_view(problem: Problem) -> Problem:
+    """Return the set in which peers get the problem's rows, most often the same."""
+    return problem if problem.peers_see is None else load(problem.peers_see)
 
 
 def run_cell(
     problem: Problem, fraction: float, options: argparse.Namespace, cache: Cache
 ) -> dict[str, Runs]:
     """Collect the runs of peers and estimator ("ours") over all mask seeds."""
-    peers = peer_names(options.peers, problem.name, fraction)
+    columns = peers_view(problem)
+    peers = peer_names(options.peers, columns.name, fraction)
     total: dict[str, Runs] = {}
     for seed in range(options.seeds):
-        gaps = with_gaps(problem, fraction, seed)
-        keys = {peer: (problem.name, fraction, seed, peer) for peer in peers}
+        gaps, view = (with_gaps(p, fraction, seed) for p in (problem, columns))
+        keys = {peer: (columns.name, fraction, seed, peer) for peer in peers}
         found = {peer: cache.get(*key) for peer, key in keys.items()}
         known = {peer: runs for peer, runs in found.items() if runs is not None}
-        builders = {
-            peer: partial(make_peer, peer, gaps, seed)
+        models = {
+            peer: (view, partial(make_peer, peer, view, seed))
             for peer in peers
             if peer not in known
         }
         if options.estimator != "none":
             build = ESTIMATORS[options.estimator]
-            builders["ours"] = partial(build, gaps, seed, dict(options.param))
-        fresh = run_seed(gaps, builders)
+            ours = partial(build, gaps, seed, dict(options.param))
+            models["ours"] = (gaps, ours)
+        fresh = run_seed(gaps, models)
         for peer in fresh.keys() & keys.keys():
             cache.put(fresh[peer], *keys[peer])
         for name, runs in (known | fresh).items():
@@ -176,7 +194,7 @@ def compare(
 
 
 COLUMNS = [
-    ("set", "{:<12}"),
+    ("set", "{:<15}"),
     ("missing", "{:>7}"),
     ("peer", "{:<9}"),
     ("ours", "{:>7}"),

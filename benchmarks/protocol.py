@@ -13,11 +13,13 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from skmm.datasets import drop_modalities, load_digits_pen, load_mfeat
+from skmm.modalities import Modality
 
 WINDOW = 200  # samples at 50 Hz: 4 s
 
@@ -33,6 +35,8 @@ class Problem:
     `X` is (n_samples, n_features), `modalities` maps names to slices of its columns,
     `y` holds classes from 0. Rows of one group are never on both sides of a split;
     `test` marks the rows of a fixed split. `metric` is a scikit-learn score's name.
+    `shapes` are those of modalities that are not plain columns, and `peers_see` names
+    the set in which peers, which take columns, get the same rows.
     """
 
     name: str
@@ -42,6 +46,18 @@ class Problem:
     groups: np.ndarray | None = None
     test: np.ndarray | None = None
     metric: str = "accuracy"
+    shapes: dict[str, tuple[int, ...]] | None = None
+    peers_see: str | None = None
+
+    @property
+    def grouping(self) -> dict[str, Any]:
+        """What an estimator takes as `modalities`."""
+        if self.shapes is None:
+            return dict(self.modalities)
+        return {
+            name: Modality(columns, shape=self.shapes[name])
+            for name, columns in self.modalities.items()
+        }
 
 
 def mfeat3() -> Problem:
@@ -66,6 +82,28 @@ def digits_pen() -> Problem:
 
 def watch() -> Problem:
     """1149 windows of 7 shoulder exercises: accelerometer and gyroscope, 10 people."""
+    windows, y, subject = _watch_windows()
+    blocks = {
+        sensor: np.array([describe_window(window) for window in values])
+        for sensor, values in windows.items()
+    }
+    return _problem("watch", blocks, y, groups=subject)
+
+
+def watch_sequences() -> Problem:
+    """Hold the rows of `watch` as they were measured: 200 steps, 3 axes a sensor."""
+    windows, y, subject = _watch_windows()
+    sequences = {sensor: np.array(values) for sensor, values in windows.items()}
+    blocks = {
+        sensor: values.reshape(len(y), -1) for sensor, values in sequences.items()
+    }
+    problem = _problem("watch_sequences", blocks, y, groups=subject)
+    shapes = {sensor: values.shape[1:] for sensor, values in sequences.items()}
+    return replace(problem, shapes=shapes, peers_see="watch")
+
+
+def _watch_windows() -> tuple[dict[str, list[np.ndarray]], np.ndarray, np.ndarray]:
+    """Windows (200, 3) of each sensor, their exercises, and who did them."""
     folder = _package("seglearn", "seglearn==1.2.5")
     # An object array; the file is as trusted as the package it is installed with.
     stored = np.load(next(folder.rglob("watch_dataset.npy")), allow_pickle=True).item()
@@ -74,12 +112,11 @@ def watch() -> Problem:
     for signal, label, person in series:
         for start in range(0, len(signal) - WINDOW + 1, WINDOW):
             window = signal[start : start + WINDOW]
-            acc.append(describe_window(window[:, :3]))
-            gyro.append(describe_window(window[:, 3:]))
+            acc.append(window[:, :3])
+            gyro.append(window[:, 3:])
             y.append(label)
             subject.append(person)
-    blocks = {"acc": np.array(acc), "gyro": np.array(gyro)}
-    return _problem("watch", blocks, np.array(y), groups=_encode(np.array(subject)))
+    return {"acc": acc, "gyro": gyro}, np.array(y), _encode(np.array(subject))
 
 
 def tcga_breast() -> Problem:
@@ -97,7 +134,8 @@ def tcga_breast() -> Problem:
 
 
 SETS: dict[str, Callable[[], Problem]] = {
-    f.__name__: f for f in (mfeat3, mfeat6, digits_pen, watch, tcga_breast)
+    f.__name__: f
+    for f in (mfeat3, mfeat6, digits_pen, watch, tcga_breast, watch_sequences)
 }
 
 

@@ -147,6 +147,8 @@ class ModalityPart(nn.Module):
         From ``2 * width`` numbers to the block.
     likelihood : str
         Of the block's values.
+    dropout : float, default=0.0
+        Share of the block's values that training sets to zero, their mean.
     """
 
     def __init__(
@@ -157,8 +159,10 @@ class ModalityPart(nn.Module):
         layers: Sequence[nn.Module] = (),
         decoder: nn.Module | None = None,
         likelihood: str = "gaussian",
+        dropout: float = 0.0,
     ):
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.front, self.shape = front, tuple(shape)
         self.unique = linear(width, width, bias=False)
         self.layers = nn.ModuleList(layers)
@@ -167,7 +171,7 @@ class ModalityPart(nn.Module):
 
     def tokens(self, x: Tensor, steps: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens ``(n, T, d)`` of rows ``(n, d_m)``, and the mask of the real ones."""
-        tokens, mask = self.front(x.unflatten(-1, self.shape), steps)
+        tokens, mask = self.front(self.drop(x).unflatten(-1, self.shape), steps)
         if mask is None:
             mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         return tokens, mask

@@ -28,7 +28,6 @@ class OneToken(nn.Module):
         super().__init__()
         self.encoder, self.n_out = encoder, n_out
         self.with_steps = takes_steps(encoder, shape)
-        self.norm = nn.LayerNorm(n_out)
 
     def forward(self, x: Tensor, steps: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens of ``(n, *shape)``: one a row, or those of an encoder that gives more.

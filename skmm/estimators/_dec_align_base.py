@@ -158,6 +158,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         "fusion": [StrOptions(set(FUSIONS))],
         "n_heads": [Interval(Integral, 1, None, closed="left")],
         "n_layers": [Interval(Integral, 1, None, closed="left")],
+        "input_dropout": [Interval(Real, 0, 1, closed="left")],
         "modality_dropout": [Interval(Real, 0, 1, closed="left")],
         "imputation": [StrOptions({"transport", "token"})],
         "decoupling": [StrOptions({"squared", "plain"})],
@@ -210,6 +211,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         hidden=(128,),
         activation="relu",
         dropout=0.0,
+        input_dropout=0.5,
         kernel_size=5,
         n_tokens=32,
         fusion="cross",
@@ -269,6 +271,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         self.hidden = hidden
         self.activation = activation
         self.dropout = dropout
+        self.input_dropout = input_dropout
         self.kernel_size = kernel_size
         self.n_tokens = n_tokens
         self.fusion = fusion
@@ -560,7 +563,15 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                 RefinerLayer(d, a["n_heads"], self.dropout) for _ in range(n_layers)
             ]
             parts.append(
-                ModalityPart(front, block.shape, d, layers, decoder, block.likelihood)
+                ModalityPart(
+                    front,
+                    block.shape,
+                    d,
+                    layers,
+                    decoder,
+                    block.likelihood,
+                    self.input_dropout,
+                )
             )
         n_projectors = {None: 0, "shared": 1, "separate": len(parts)}
         network = DecAlignNetwork(

@@ -25,6 +25,8 @@ PARAMETERS = """
         Of the hidden layers of "mlp".
     dropout : float, default=0.0
         Share of units dropped in training, in [0, 1).
+    input_dropout : float, default=0.5
+        Share of a block's values that training sets to their mean, in [0, 1).
     kernel_size : int, default=5
         Steps that a token of a sequence looks at; odd.
     n_tokens : int, default=32

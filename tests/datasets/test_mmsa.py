@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from skmm.datasets import load_mmsa
-from skmm.datasets._mmsa import _Unpickler
+from skmm.datasets._inert_pickle import _Unpickler
 from skmm.modalities import resolve_modalities, time_steps_observed
 
 SIZES = {"train": 5, "valid": 2, "test": 3}
