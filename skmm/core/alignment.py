@@ -375,7 +375,7 @@ def supervised_contrastive(
     others = w - torch.eye(len(z), dtype=z.dtype, device=z.device)
     others = others.clamp_min(0)
     positive = torch.where(labels.unsqueeze(1) == labels, others, 0)
-    kept = positive.sum(1) > 0
+    kept = (positive.sum(1) > 0) & (w > 0)
     if not bool(kept.any()):
         return z.sum() * 0
     positive, others = positive[kept], others[kept]

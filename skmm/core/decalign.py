@@ -63,6 +63,10 @@ from skmm.core.transport import (
 # What a step adds to the mixtures that are carried over from earlier ones.
 BLEND = 0.2
 FUSIONS = ("cross", "self", "none")
+# Rows whose discrepancy is taken in a step: all pairs of them are compared.
+MMD_ROWS = 128
+# The buffers that hold the mixtures.
+MIXTURE = ("weights", "means", "covariances")
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ class DecAlignNetwork(nn.Module):
         )
         self.register_buffer("matches", torch.full((m, m, k, k), 1 / k))
         self.register_buffer("middle", torch.zeros(width))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("started", torch.zeros(m, dtype=torch.bool))
 
     def __len__(self) -> int:
         return len(self.modalities)
@@ -299,13 +303,32 @@ class DecAlignNetwork(nn.Module):
         return Prototypes(*(part.double() for part in parts))
 
     @torch.no_grad()
-    def keep(self, prototypes: Prototypes) -> None:
-        """Carry mixtures over to the next step."""
-        for name, value in zip(
-            ("weights", "means", "covariances"), prototypes, strict=True
-        ):
-            getattr(self, name).copy_(value)
-        self.started.fill_(True)
+    def keep(self, prototypes: Prototypes, active: Tensor, rate: float) -> None:
+        """Carry mixtures of the active modalities over, the new rows counting `rate`.
+
+        A modality that was not met before takes the new ones.
+        """
+        new, old = prototypes.detach(), self.prototypes
+        mixed = blend(old, new, rate)
+        for name, fresh, both in zip(MIXTURE, new, mixed, strict=True):
+            known = self.started[(..., *[None] * (fresh.dim() - 1))]
+            value = torch.where(known, both, fresh)
+            getattr(self, name)[active] = value[active].to(self.weights)
+        self.started[active] = True
+
+    def starts(self, x: Tensor, weight: Tensor, floor: Tensor | float) -> Prototypes:
+        """The mixtures that were carried over, new ones where there are none."""
+        carried = self.prototypes
+        if bool(self.started.all()):
+            return carried
+        fresh = greedy_start(x, weight, self.weights.shape[-1], floor)
+        fresh = full_covariances(fresh) if carried.is_full else fresh
+        return Prototypes(
+            *(
+                torch.where(self.started[(..., *[None] * (old.dim() - 1))], old, new)
+                for old, new in zip(carried, fresh, strict=True)
+            )
+        )
 
     def forward(
         self,
@@ -560,13 +583,9 @@ def prototypes_of(
         start = full_covariances(start) if full else start
         return unrolled_em(x, weight, start, settings.em_iter, floor)
     with torch.no_grad():
-        if bool(network.started):
-            start = network.prototypes
-        else:
-            start = greedy_start(x, weight, k, floor)
-            start = full_covariances(start) if full else start
+        start = network.starts(x, weight, floor)
         lost = bool((start.weights < LEAST_SHARE / k).any())
-        if lost or not bool(network.started):
+        if lost or not bool(network.started.all()):
             start, _ = expectation_maximisation(
                 x, weight, start, floor, settings.em_iter
             )
@@ -614,12 +633,7 @@ def _carry_over(
     active: Tensor,
     rate: float,
 ) -> None:
-    new, old = prototypes.detach(), network.prototypes
-    mixed = blend(old, new, rate) if bool(network.started) else new
-    kept = Prototypes(*(part.clone() for part in old))
-    for whole, part in zip(kept, mixed, strict=True):
-        whole[active] = part[active]
-    network.keep(kept)
+    network.keep(prototypes, active, rate)
     i, j = torch.meshgrid(active, active, indexing="ij")
     network.matches[i, j] = matches.to(network.matches)
 
@@ -627,7 +641,10 @@ def _carry_over(
 def homogeneity(
     network: DecAlignNetwork, x: Tensor, weight: Tensor, settings: Settings
 ) -> dict[str, Tensor]:
-    """Moments and discrepancy of the common parts ``(M, N, d)``."""
+    """Moments and discrepancy of the common parts ``(M, N, d)``.
+
+    The discrepancy is that of `MMD_ROWS` rows at most.
+    """
     if len(network.projector) == 1:
         x = network.projector[0](x)
     elif len(network.projector):
@@ -639,7 +656,9 @@ def homogeneity(
         moments = moment_distance(
             x, weight, settings.moments, settings.reduction, 1, 1e-6, relative=False
         )
-    return {"moments": moments, "mmd": mmd(x, weight, settings.mmd_bandwidths)}
+    few = slice(None, None, math.ceil(x.shape[1] / MMD_ROWS))
+    discrepancy = mmd(x[:, few], weight[:, few], settings.mmd_bandwidths)
+    return {"moments": moments, "mmd": discrepancy}
 
 
 def reconstruction(
@@ -725,9 +744,9 @@ def alignment_terms(
             for s, c, w in zip(parts.unique, parts.common, weight, strict=True)
             if bool((w > 0).any())
         ]
-        total_cosine = torch.stack(values).sum()
+        total_cosine = unique.new_zeros(()) if not values else torch.stack(values).sum()
         if settings.reduction == "mean":
-            total_cosine = total_cosine / len(values)
+            total_cosine = total_cosine / max(len(values), 1)
         terms["decoupling"] = total_cosine
         total = total + settings.decoupling_weight * total_cosine
     if len(network) > 1 and (
@@ -784,11 +803,7 @@ def match_all(
     floor: Tensor | float = settings.reg_covar
     if settings.scale_free:
         floor = settings.reg_covar * mean_variance(x, weight) + 1e-12
-    if bool(network.started):
-        start = network.prototypes
-    else:
-        start = greedy_start(x, weight, k, floor)
-        start = full_covariances(start) if settings.covariance == "full" else start
+    start = network.starts(x, weight, floor)
     prototypes, _ = expectation_maximisation(x, weight, start, floor)
     scale = float(pooled_scale(x, weight)) if settings.scale_free else 1.0
     if len(x) < 2:

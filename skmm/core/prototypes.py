@@ -146,7 +146,9 @@ def moment_step(
     -------
     Prototypes
     """
-    r = resp * weight.unsqueeze(-1)
+    # Rows without weight may have no responsibilities at all.
+    there = weight.unsqueeze(-1) > 0
+    r = torch.where(there, resp * weight.unsqueeze(-1), 0)
     count = r.sum(-2)  # (..., K)
     total = weight.sum(-1, keepdim=True).clamp_min(1e-300)
     middle = (weight.unsqueeze(-1) * x).sum(-2, keepdim=True) / total.unsqueeze(-1)
@@ -206,7 +208,8 @@ def greedy_start(
 
     Each mean is the row that leaves the least weighted sum of squared distances to
     the nearest mean. Nothing is drawn, and neither the order of the rows nor their
-    repetition matters. Covariances are those of all rows, diagonal.
+    repetition matters (of more than `START_ROWS` rows, an even choice is looked at).
+    Covariances are those of all rows, diagonal.
 
     Parameters
     ----------
@@ -233,10 +236,13 @@ def _greedy_rows(x: Tensor, weight: Tensor, n: int) -> Tensor:
     if not len(rows):
         return x.new_zeros(n, x.shape[1])
     distance = torch.cdist(x, x).square()
+    away = (x - (weight @ x) / weight.sum()).square().sum(1)
     nearest, chosen = torch.full_like(weight, math.inf), []
     for _ in range(n):
         left = weight @ torch.minimum(distance, nearest.unsqueeze(1))
-        chosen.append(int(left.argmin()))
+        # Of two rows near each other only, either leaves the same.
+        tied = left <= left.min() + 1e-9 * weight @ away
+        chosen.append(int(torch.where(tied, away, math.inf).argmin()))
         nearest = torch.minimum(nearest, distance[chosen[-1]])
     return x[chosen]
 

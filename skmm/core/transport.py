@@ -571,20 +571,15 @@ class _Dual:
         """Newton's direction, on unknowns scaled to a Hessian of unit diagonal."""
         hessian = self.oracle.couplings()
         diagonal = point.marginals
-        if self.ratio is None:
-            # Potentials may be shifted against each other at no change of the plan;
-            # this term lets <nu_m, g_m> move alike for all m.
-            M = len(self.nu.sizes)
-            by_modality = self.nu.of_modality * self.nu.mass[:, None]
-            total = self.nu.mass[:, None] * self.nu.mass / M
-            hessian = hessian + by_modality @ by_modality.mT - total
-        else:
+        if self.ratio is not None:
             diagonal = diagonal + point.target / self.ratio
         hessian.diagonal().add_(diagonal)
         # Scaled by the target where the plan lacks mass: there the quadratic model
         # asks for far too long a step.
         scale = torch.maximum(diagonal, point.target).clamp(min=1e-290).rsqrt()
-        hessian = hessian * (scale[:, None] * scale)
+        hessian *= scale[:, None] * scale
+        # Kept marginals leave it singular: potentials may be shifted against each
+        # other. The gradient has no such part, so a trace of damping settles it.
         for damping in DAMPINGS:
             hessian.diagonal().add_(damping)
             factor, info = torch.linalg.cholesky_ex(hessian)

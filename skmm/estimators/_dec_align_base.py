@@ -608,7 +608,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         fresh = {"weights": weights, "means": means, "covariances": covariances}
         fresh |= {"matches": found.matches, "middle": middle}
         state |= {name: value.to(dtype) for name, value in fresh.items()}
-        state["started"] = torch.ones((), dtype=torch.bool)
+        state["started"] = torch.ones(len(found.matches), dtype=torch.bool)
         names = self._layout.names
         attributes = {
             "_network_state": to_arrays(state),
