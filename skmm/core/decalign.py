@@ -17,7 +17,7 @@ there; the parts of absent modalities are zeros, and no loss sees them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -386,6 +386,11 @@ class DecAlignNetwork(nn.Module):
         unique = empty.index_copy(0, rows, part.unique(found))
         return unique, empty.index_copy(0, rows, self.common(found)), mask
 
+    def common_of(self, m: int, x: Tensor, steps: Tensor | None) -> Tensor:
+        """Common parts ``(n, d)`` of rows that have modality m."""
+        tokens, mask = self._parts()[m].tokens(x, steps)
+        return masked_mean(self.common(tokens), mask)
+
     # ------------------------------------------------------------ fusion
     def _fuse(
         self,
@@ -684,21 +689,34 @@ def reconstruction(
     return torch.stack(errors).mean() if errors else parts.fused.sum() * 0
 
 
+PairedParts = Mapping[tuple[int, int], tuple[Tensor, Tensor, Tensor]]
+"""Common parts (n, d) of two modalities i < j that belong together, and weights (n,).
+"""
+
+
 def pair_contrast(
-    common: Tensor, observed: Tensor, weight: Tensor, temperature: float
+    common: Tensor,
+    observed: Tensor,
+    weight: Tensor,
+    temperature: float,
+    more: PairedParts | None = None,
 ) -> Tensor:
     """InfoNCE of the common parts of rows with two modalities, over all pairs (ours).
 
-    The mean over the pairs of modalities of the mean over their rows.
+    The mean over the pairs of modalities of the mean over their rows, to which `more`
+    adds parts of different rows that were found to belong together.
     """
     losses = []
     m = len(common)
     for i in range(m):
         for j in range(i + 1, m):
             rows = (observed[i] & observed[j]).nonzero().squeeze(1)
-            if len(rows) > 1:
-                w = weight[rows]
-                value = info_nce(common[i][rows], common[j][rows], temperature)
+            left, right, w = common[i][rows], common[j][rows], weight[rows]
+            if more is not None and (i, j) in more:
+                found = zip((left, right, w), more[i, j], strict=True)
+                left, right, w = (torch.cat(both) for both in found)
+            if len(w) > 1:
+                value = info_nce(left, right, temperature)
                 losses.append((w * value).sum() / w.sum().clamp_min(1e-30))
     return torch.stack(losses).mean() if losses else common.sum() * 0
 
@@ -726,12 +744,13 @@ def alignment_terms(
     memory: Memory,
     row_weight: Tensor | None = None,
     rate: float = BLEND,
+    more_pairs: PairedParts | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the terms that need no target, and each of them.
 
     Terms of weight zero are not computed.
     """
-    unique, common = parts.unique_mean.double(), parts.common_mean.double()
+    unique = parts.unique_mean.double()
     weight = parts.observed.to(unique)
     if row_weight is not None:
         weight = weight * row_weight.double()
@@ -765,9 +784,12 @@ def alignment_terms(
         terms |= found
         total = total + settings.homogeneity_weight * sum(found.values())
     if len(network) > 1 and settings.pair_weight:
-        own = weight.amax(0)
         terms["pairs"] = pair_contrast(
-            common, parts.observed, own, settings.pair_temperature
+            parts.common_mean,
+            parts.observed,
+            weight.amax(0).to(parts.common_mean),
+            settings.pair_temperature,
+            more_pairs,
         )
         total = total + settings.pair_weight * terms["pairs"]
     return total, terms

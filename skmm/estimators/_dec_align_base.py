@@ -49,6 +49,7 @@ from skmm.estimators._gradient import (
 )
 from skmm.fitting.data import Batch, BlockData, batch_bounds
 from skmm.fitting.gradient import EpochHooks, TrainingRecord, seeded
+from skmm.fitting.partners import Partners
 from skmm.modalities import (
     check_likelihood,
     check_observed,
@@ -76,7 +77,9 @@ class _Loss:
         rate: float,
         class_weight: np.ndarray | None = None,
         absolute: bool = False,
+        partners: Partners | None = None,
     ):
+        self.partners = partners
         self.settings, self.kind, self.rate = settings, kind, rate
         self.class_weight, self.absolute = class_weight, absolute
         self.memory, self.still = Memory(), Memory()
@@ -84,8 +87,10 @@ class _Loss:
         self.n_rows = 0
 
     def begin_epoch(self, number: int) -> None:
-        """Start the sums of the terms anew."""
+        """Start the sums of the terms anew, and draw partners of lone rows."""
         self.sums, self.n_rows = {}, 0
+        if self.partners:
+            self.partners.draw()
 
     def end_epoch(self) -> dict[str, float]:
         """Mean of each term over the rows of the epoch."""
@@ -101,8 +106,11 @@ class _Loss:
         parts = parts.in_full_precision()
         settings, weight = self.settings, batch["weight"]
         memory = self.memory if network.training else Memory()
+        more = None
+        if self.partners and network.training:
+            more = self.partners.of(network, batch, parts.common_mean)
         total, terms = alignment_terms(
-            network, parts, settings, memory, weight, self.rate
+            network, parts, settings, memory, weight, self.rate, more
         )
         total = total.to(parts.fused)
         if parts.output is not None:
@@ -171,6 +179,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         ],
         "pair_weight": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "pair_temperature": [Interval(Real, 0, None, closed="neither")],
+        "match_rows": ["boolean"],
         "contrastive_weight": [Interval(Real, 0, None, closed="left")],
         "contrastive_temperature": [Interval(Real, 0, None, closed="neither")],
         "n_prototypes": [
@@ -226,6 +235,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         reconstruction_weight="auto",
         pair_weight="auto",
         pair_temperature=0.1,
+        match_rows=True,
         contrastive_weight=0.0,
         contrastive_temperature=0.1,
         n_prototypes="auto",
@@ -286,6 +296,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         self.reconstruction_weight = reconstruction_weight
         self.pair_weight = pair_weight
         self.pair_temperature = pair_temperature
+        self.match_rows = match_rows
         self.contrastive_weight = contrastive_weight
         self.contrastive_temperature = contrastive_temperature
         self.n_prototypes = n_prototypes
@@ -508,12 +519,17 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             context, self, told, lambda network: self._fitted_attributes(network, data)
         )
         n_batches = len(batch_bounds(len(data), self.batch_size)) - 1
+        partners = None
+        if self.match_rows and settings.pair_weight and len(self._layout) > 1:
+            partners = Partners(data)
+        self.partners_ = self._likeliest(partners, training)
         loss = _Loss(
             settings,
             kind,
             1.0 if n_batches == 1 else BLEND,
             None if kind != "class" else self._class_weights(target, weight),
             self._absolute,
+            partners,
         )
         # Going on, an int seed must not bring the same batches and dropout again.
         seed = self._split_seed + (self.n_iter_ if go_on else 0)
@@ -537,6 +553,17 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         vars(self).update(self._fitted_attributes(network, data))
         self._record(record, added=go_on)
         self._warn_of_residual(settings)
+
+    def _likeliest(self, partners, training) -> dict[tuple[str, str], Bunch]:
+        """Who was matched with whom, in numbers of the rows of X."""
+        found = {}
+        names = self._layout.names
+        for i, j in partners.plans if partners else ():
+            rows, partner, share = partners.likeliest(i, j)
+            if training is not None:
+                rows, partner = training[rows], training[partner]
+            found[names[i], names[j]] = Bunch(rows=rows, partner=partner, share=share)
+        return found
 
     def _build_network(self) -> DecAlignNetwork:
         a = self._architecture

@@ -63,6 +63,12 @@ PARAMETERS = """
         (ours). "auto" is 1 without a target, else 0.
     pair_temperature : float, default=0.1
         Its temperature, on parts of unit length.
+    match_rows : bool, default=True
+        Whether, where `pair_weight` is not zero, rows with one modality alone are
+        matched with rows of another one (ours): by an entropic plan between them that
+        starts from the rows with both modalities, of which three are enough to start.
+        Partners drawn from the plan count as pairs. It takes rows without a partner
+        in X to be drawn from the same population as the others.
     contrastive_weight : float, default=0.0
         Weight of the supervised contrast of fused vectors: rows of one class, or whose
         real targets round to the same integer, near each other.
@@ -180,6 +186,10 @@ ATTRIBUTES = """
         Mean cost of the plan, in units of the parts' spread with `scale_free`.
     transport_residual_ : float
         Error of the plan's marginals.
+    partners_ : dict of (str, str) to Bunch
+        What `match_rows` found between two modalities: `rows` of X with the first
+        alone, the likeliest `partner` of each among those with the second alone, and
+        its `share` in the plan.
     history_ : dict of str to list of float
         Mean of each term of the loss in each epoch, without weights.
     loss_curve_ : list of float

@@ -18,7 +18,8 @@ from skmm.scaling import BlockScaler
 Batch = dict[str, Any]
 """``blocks``: list of (B, d); ``steps``: list of (B, T) masks or None; ``observed``:
 bool (M, B); ``complete``: whether no modality is missing; ``weight``: (B,) or None;
-``cells``, where asked for: list of bool (B, d), or None for a block without missing
+``rows``: (B,) numbers among those served, or a slice of them; ``cells``, where asked
+for: list of bool (B, d), or None for a block without missing
 cells."""
 
 
@@ -166,6 +167,7 @@ class BlockData(Dataset):
             "blocks": [b[pick] for b in source.blocks],
             "steps": [None if s is None else s[pick] for s in source.steps],
             "cells": [None if c is None else c[pick] for c in source.cells],
+            "rows": rows,
             "observed": self.observed[:, rows],
             "complete": self.complete,
             "weight": None if self.weight is None else self.weight[rows],
