@@ -86,7 +86,7 @@ class Settings:
     em: str = "carried"
     em_iter: int = 5
     reg_covar: float = 1e-3
-    prototype_match: str = "plan"
+    prototype_match: str = "observed"
     reduction: str = "mean"
     ot_reg: float = 0.1
     ot_reg_scale: str = "mean_cost"
@@ -524,17 +524,35 @@ def pair_costs(
     }
 
 
+def seen_together(resp: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """How often components of two modalities meet in a row, ``(M, M, K, K)``.
+
+    Shares of the rows with both; and the number of these rows, ``(M, M)``.
+    """
+    there = weight > 0
+    w = torch.minimum(weight.unsqueeze(1), weight.unsqueeze(0))
+    met = torch.einsum("ink,jnl,ijn->ijkl", resp, resp, w)
+    total = w.sum(-1)
+    share = met / torch.where(total > 0, total, 1)[..., None, None]
+    return share, (there.unsqueeze(1) & there.unsqueeze(0)).sum(-1)
+
+
 def match_prototypes(
     prototypes: Prototypes,
     settings: Settings,
     scale: Tensor | float = 1.0,
     memory: Memory | None = None,
     max_iter: int | None = None,
+    seen: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Plan | StarPlan, Tensor]:
     """The transport plan between the mixtures of all modalities, and T(k'|k).
 
     The plan's value has gradients in the prototypes. `scale` is the unit of length.
     The matches are ``(M, M, K, K)``; of a modality with itself the unit matrix.
+
+    The plan compares places and spreads, and knows nothing of which rows are where.
+    With what `seen_together` gives, the matches are mixed (ours): of n rows with both
+    modalities, what was seen counts ``n / (n + K^2)`` and the plan the rest.
     """
     weights, means, covariances = prototypes
     memory = Memory() if memory is None else memory
@@ -566,8 +584,14 @@ def match_prototypes(
     with torch.no_grad():
         for i in range(m):
             for j in range(m):
-                if i != j:
-                    matches[i, j] = conditional(plan.pairwise(i, j), weights[j])
+                if i == j:
+                    continue
+                pairs = plan.pairwise(i, j)
+                if seen is not None:
+                    share, n = seen[0][i, j], float(seen[1][i, j])
+                    trust = n / (n + share.numel())
+                    pairs = (1 - trust) * pairs / pairs.sum() + trust * share
+                matches[i, j] = conditional(pairs, weights[j])
     return plan, matches
 
 
@@ -623,10 +647,14 @@ def heterogeneity(
         memory = Memory()
     else:
         own = prototypes
-    plan, matches = match_prototypes(own, settings, scale, memory)
+    seen = None
+    if settings.prototype_match == "observed":
+        with torch.no_grad():
+            seen = seen_together(resp, weight)
+    plan, matches = match_prototypes(own, settings, scale, memory, seen=seen)
     if network.training:
         _carry_over(network, prototypes, matches, active, rate)
-    matched = matches if settings.prototype_match == "plan" else None
+    matched = None if settings.prototype_match == "index" else matches
     pull = prototype_pull(x, weight, resp, own.means, matched, settings.reduction)
     return {"transport": plan.value, "prototypes": pull / scale**2}
 
@@ -640,7 +668,8 @@ def _carry_over(
 ) -> None:
     network.keep(prototypes, active, rate)
     i, j = torch.meshgrid(active, active, indexing="ij")
-    network.matches[i, j] = matches.to(network.matches)
+    old = network.matches[i, j]
+    network.matches[i, j] = old + rate * (matches.to(old) - old)
 
 
 def homogeneity(
@@ -830,5 +859,8 @@ def match_all(
     scale = float(pooled_scale(x, weight)) if settings.scale_free else 1.0
     if len(x) < 2:
         return Matching(prototypes, None, torch.eye(k)[None, None].to(x), scale)
-    plan, matches = match_prototypes(prototypes, settings, scale, None, max_iter)
+    seen = None
+    if settings.prototype_match == "observed":
+        seen = seen_together(responsibilities(x, prototypes), weight)
+    plan, matches = match_prototypes(prototypes, settings, scale, None, max_iter, seen)
     return Matching(prototypes, plan, matches, scale)

@@ -87,9 +87,12 @@ PARAMETERS = """
         Steps of EM in a batch: of each with "unrolled", else of the first.
     reg_covar : float, default=1e-3
         Added to variances, as a part of a modality's mean variance.
-    prototype_match : {"plan", "index"}, default="plan"
-        Which prototypes of other modalities a row is pulled to: those that the plan
-        matches with its own (ours), or those of the same number.
+    prototype_match : {"observed", "plan", "index"}, default="observed"
+        Which prototypes of other modalities a row is pulled to, and what stands for
+        an absent modality: those that the plan matches with its own ("plan", ours);
+        the same mixed with how often prototypes meet in rows that have both
+        modalities, the more such rows there are the more ("observed", ours); or
+        those of the same number ("index", as in the paper).
     ot_reg : float, default=0.1
         Entropic regularisation :math:`\\lambda` of the transport.
     ot_reg_scale : {"mean_cost", "absolute"}, default="mean_cost"
