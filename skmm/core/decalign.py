@@ -40,6 +40,7 @@ from skmm.core.prototypes import (
     LEAST_SHARE,
     Prototypes,
     blend,
+    choose,
     expectation_maximisation,
     full_covariances,
     greedy_start,
@@ -309,10 +310,8 @@ class DecAlignNetwork(nn.Module):
         A modality that was not met before takes the new ones.
         """
         new, old = prototypes.detach(), self.prototypes
-        mixed = blend(old, new, rate)
-        for name, fresh, both in zip(MIXTURE, new, mixed, strict=True):
-            known = self.started[(..., *[None] * (fresh.dim() - 1))]
-            value = torch.where(known, both, fresh)
+        mixed = choose(self.started, blend(old, new, rate), new)
+        for name, value in zip(MIXTURE, mixed, strict=True):
             getattr(self, name)[active] = value[active].to(self.weights)
         self.started[active] = True
 
@@ -323,12 +322,7 @@ class DecAlignNetwork(nn.Module):
             return carried
         fresh = greedy_start(x, weight, self.weights.shape[-1], floor)
         fresh = full_covariances(fresh) if carried.is_full else fresh
-        return Prototypes(
-            *(
-                torch.where(self.started[(..., *[None] * (old.dim() - 1))], old, new)
-                for old, new in zip(carried, fresh, strict=True)
-            )
-        )
+        return choose(self.started, carried, fresh)
 
     def forward(
         self,
@@ -574,6 +568,8 @@ def match_prototypes(
         potentials=memory.potentials,
         atoms=memory.atoms,
         max_iter=settings.ot_max_iter if max_iter is None else max_iter,
+        # Atoms go on from where the last step left them.
+        max_moves=50 if memory.atoms is None else 2,
         tol=settings.ot_tol,
         warn=False,
     )
@@ -613,11 +609,13 @@ def prototypes_of(
         return unrolled_em(x, weight, start, settings.em_iter, floor)
     with torch.no_grad():
         start = network.starts(x, weight, floor)
-        lost = bool((start.weights < LEAST_SHARE / k).any())
-        if lost or not bool(network.started.all()):
-            start, _ = expectation_maximisation(
+        # What one modality needs does not move the mixtures of the others.
+        needs = ~network.started | (start.weights < LEAST_SHARE / k).any(-1)
+        if bool(needs.any()):
+            moved, _ = expectation_maximisation(
                 x, weight, start, floor, settings.em_iter
             )
+            start = choose(needs, moved, start)
         resp = responsibilities(x, start)
     return moment_step(x, resp, weight, floor, full, start.means), resp
 

@@ -170,7 +170,10 @@ def moment_step(
         elsewhere = middle.detach() if before is None else before
         means = torch.where(there.unsqueeze(-1), means, elsewhere)
         count = torch.where(there, count, 0)
-    return Prototypes(count / total, means, covariances)
+    # Without any row there is nothing to prefer a component for.
+    some = weight.sum(-1, keepdim=True) > 0
+    weights = torch.where(some, count / total, 1 / resp.shape[-1])
+    return Prototypes(weights, means, covariances)
 
 
 def _last(value: Tensor | float, n: int) -> Tensor | float:
@@ -198,6 +201,16 @@ def blend(old: Prototypes, new: Prototypes, rate: float) -> Prototypes:
         between = step.square()
     within = old.covariances + share * (new.covariances - old.covariances)
     return Prototypes(weights, means, within + share * (1 - share) * between)
+
+
+def choose(first: Tensor, a: Prototypes, b: Prototypes) -> Prototypes:
+    """Mixtures of `a` for the modalities where `first (M,)` is true, else of `b`."""
+    return Prototypes(
+        *(
+            torch.where(first[(..., *[None] * (x.dim() - 1))], x, y)
+            for x, y in zip(a, b, strict=True)
+        )
+    )
 
 
 @torch.no_grad()
@@ -312,7 +325,7 @@ def expectation_maximisation(
     max_iter: int = 100,
     tol: float = 1e-4,
 ) -> tuple[Prototypes, list[Tensor]]:
-    """EM until the log-likelihood of no modality rises by more than `tol` nats a row.
+    """EM until no modality's log-likelihood changes by more than `tol` nats a row.
 
     A component that almost no row belongs to is put at the row that is explained
     worst, with the variances of all rows.
@@ -348,7 +361,7 @@ def expectation_maximisation(
         if bool(poor.any()) and reseeded < n:
             prototypes = _reseed(prototypes, poor, x, weight, log_p, floor)
             reseeded += 1
-        elif len(curve) > 1 and bool((curve[-1] - curve[-2] <= tol).all()):
+        elif len(curve) > 1 and bool(((curve[-1] - curve[-2]).abs() <= tol).all()):
             break
     return prototypes, curve
 

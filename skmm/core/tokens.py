@@ -37,14 +37,13 @@ class OneToken(nn.Module):
         ValueError
             If a user's encoder gives another width.
         """
-        z = self.encoder(x, steps) if self.with_steps else self.encoder(x)
-        if z.dim() == 2:
-            z = z.unsqueeze(1)
+        out = self.encoder(x, steps) if self.with_steps else self.encoder(x)
+        z = out.unsqueeze(1) if out.dim() == 2 else out
         if z.dim() != 3 or len(z) != len(x) or z.shape[-1] != self.n_out:
             raise ValueError(
                 f"encoder: expected output of shape (n, {self.n_out}) or "
                 f"(n, n_tokens, {self.n_out}) of n = {len(x)} blocks, got "
-                f"{tuple(z.shape)} from {type(self.encoder).__name__}."
+                f"{tuple(out.shape)} from {type(self.encoder).__name__}."
             )
         return z, None
 
@@ -60,7 +59,7 @@ class SequenceTokens(nn.Module):
     shape : (T, D)
     n_out : int
     kernel_size : int
-        Odd; a shorter sequence has a shorter one.
+        Odd.
     n_layers : int
     n_tokens : int
         Largest number of tokens.
@@ -204,7 +203,7 @@ class Attention(nn.Module):
     """Multi-head attention in which a query may look at nothing.
 
     One key of zeros with a value of zeros is always there: a row whose keys are all
-    masked gets zeros, and not NaN.
+    masked gets the output's offset, and not NaN.
 
     Parameters
     ----------
