@@ -521,14 +521,13 @@ def pair_costs(
 def seen_together(resp: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """How often components of two modalities meet in a row, ``(M, M, K, K)``.
 
-    Shares of the rows with both; and the number of these rows, ``(M, M)``.
+    Shares of the rows with both; and the weight of these rows, ``(M, M)``.
     """
-    there = weight > 0
     w = torch.minimum(weight.unsqueeze(1), weight.unsqueeze(0))
     met = torch.einsum("ink,jnl,ijn->ijkl", resp, resp, w)
     total = w.sum(-1)
     share = met / torch.where(total > 0, total, 1)[..., None, None]
-    return share, (there.unsqueeze(1) & there.unsqueeze(0)).sum(-1)
+    return share, total
 
 
 def match_prototypes(
@@ -743,7 +742,7 @@ def pair_contrast(
                 found = zip((left, right, w), more[i, j], strict=True)
                 left, right, w = (torch.cat(both) for both in found)
             if len(w) > 1:
-                value = info_nce(left, right, temperature)
+                value = info_nce(left, right, temperature, w)
                 losses.append((w * value).sum() / w.sum().clamp_min(1e-30))
     return torch.stack(losses).mean() if losses else common.sum() * 0
 

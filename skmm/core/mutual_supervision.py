@@ -73,7 +73,9 @@ def cross_modal_bound(
     return bound + (cross_weight - 1) * log_mean_exp(a)
 
 
-def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    left: Tensor, right: Tensor, temperature: float, weight: Tensor | None = None
+) -> Tensor:
     r"""Symmetric InfoNCE of paired codes, a value a row.
 
     With unit vectors c, d of the two sides and logits
@@ -90,6 +92,8 @@ def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
     left, right : Tensor of shape (..., n, d)
         Row i of one belongs to row i of the other.
     temperature : float
+    weight : Tensor of shape (n,), default=None
+        A row of weight w stands for w rows among those that the others are told from.
 
     Returns
     -------
@@ -98,5 +102,11 @@ def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
     c = torch.nn.functional.normalize(left, dim=-1)
     d = torch.nn.functional.normalize(right, dim=-1)
     logits = c @ d.mT / temperature
-    both = torch.logsumexp(logits, -1) + torch.logsumexp(logits, -2)
-    return 0.5 * both - logits.diagonal(dim1=-2, dim2=-1)
+    own = logits.diagonal(dim1=-2, dim2=-1)
+    if weight is None:
+        both = torch.logsumexp(logits, -1) + torch.logsumexp(logits, -2)
+    else:
+        log_w = weight.log()
+        both = torch.logsumexp(logits + log_w, -1)
+        both = both + torch.logsumexp(logits + log_w.unsqueeze(-1), -2)
+    return 0.5 * both - own

@@ -7,7 +7,7 @@ PARAMETERS = """
         Which columns belong together, see :ref:`modalities`. A `Modality` sets the
         shape of images and sequences, the likelihood, and networks of your own.
     {own}
-    n_components : int, default=64
+    n_components : int, default=32
         Width d of the unique and the common parts.
     encoder : str, class or dict, default="auto"
         Front end to tokens: "auto" is a multilayer perceptron (one token) for vectors
@@ -21,25 +21,26 @@ PARAMETERS = """
         `reconstruction_weight` is not zero.
     hidden : sequence of int, default=(128,)
         Hidden layers of "mlp"; decoders have them in reverse.
-    activation : {"relu", "tanh", "gelu"}, default="relu"
+    activation : {"relu", "tanh", "gelu"}, default="tanh"
         Of the hidden layers of "mlp".
     dropout : float, default=0.0
         Share of units dropped in training, in [0, 1).
-    input_dropout : float, default=0.5
+    input_dropout : float, default=0.3
         Share of a block's values that training sets to their mean, in [0, 1).
     kernel_size : int, default=5
         Steps that a token of a sequence looks at; odd.
     n_tokens : int, default=32
         Largest number of tokens of a sequence; a longer one has neighbouring steps
         averaged.
-    fusion : {"cross", "self", "none"}, default="cross"
+    fusion : {"auto", "cross", "self", "none"}, default="auto"
         How unique parts are refined: by a transformer whose tokens attend to those of
-        the other modalities, or to their own, or not at all.
+        the other modalities, or to their own, or not at all. "auto" is "none" where
+        every modality is a vector, which is one token, else "cross".
     n_heads : int, default=4
         Heads of attention; their greatest common divisor with `n_components` is used.
     n_layers : int, default=1
         Layers of each modality's transformer.
-    modality_dropout : float, default=0.0
+    modality_dropout : float, default=0.3
         Chance in training that a modality that is there is left out of the fusion;
         a row always keeps one.
     imputation : {"transport", "token"}, default="transport"

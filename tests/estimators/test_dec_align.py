@@ -167,7 +167,7 @@ def test_a_target_that_is_wanted_must_come(data):
 
 def test_several_targets_are_refused(data):
     X, _, values = data
-    with pytest.raises(ValueError, match="'continuous-multioutput' target"):
+    with pytest.raises(ValueError, match="y should be a 1d array"):
         DecAlignTransformer(**SMALL).fit(X, np.c_[values, values])
 
 
@@ -228,7 +228,7 @@ def test_class_weights_move_the_balance(data):
 # ------------------------------------------------------------------ weights, seeds
 @pytest.mark.parametrize("kind", ALL)
 def test_weights_are_repetitions(kind, data):
-    X, labels, values = data
+    X, labels, values = (part[:80] for part in data)
     y = target_of(kind, labels, values)
     rng = np.random.default_rng(1)
     weight = rng.integers(0, 3, len(X))
@@ -399,7 +399,8 @@ def test_sequences_and_images(fusion):
 
 def test_padding_changes_nothing():
     X, y = shaped()
-    model = DecAlignClassifier(**SMALL | {"modalities": SHAPES}).fit(X, y)
+    model = DecAlignClassifier(**SMALL | {"modalities": SHAPES}, input_dropout=0.0)
+    model.fit(X, y)
     longer = {
         "sequence": Modality(slice(0, 27), shape=(9, 3)),
         "image": Modality(slice(27, 57), shape=(1, 5, 6)),
