@@ -139,6 +139,7 @@ def build_tokens(
     activation: str = "relu",
     kernel_size: int = 5,
     n_tokens: int = 32,
+    bounded: bool = True,
 ) -> nn.Module:
     """Front end of one modality.
 
@@ -162,6 +163,8 @@ def build_tokens(
         Of sequences.
     n_tokens : int, default=32
         Largest number of tokens of a sequence.
+    bounded : bool, default=True
+        Whether tanh ends "mlp".
 
     Returns
     -------
@@ -181,7 +184,7 @@ def build_tokens(
         return SequenceTokens(shape, n_out, kernel_size, 1, n_tokens, dropout)
     if kind == "conv" and len(shape) == 3:
         return PatchTokens(shape, n_out, dropout)
-    encoder = build_encoder(kind, shape, n_out, hidden, dropout, activation)
+    encoder = build_encoder(kind, shape, n_out, hidden, dropout, activation, bounded)
     return OneToken(encoder, shape, n_out)
 
 

@@ -664,6 +664,8 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                 *common,
                 a["kernel_size"],
                 a["n_tokens"],
+                # A critic of pairs needs the room that a classifier abuses.
+                bounded=a["n_outputs"] > 0,
             )
             decoder = None
             if a["reconstructs"]:

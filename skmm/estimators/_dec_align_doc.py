@@ -20,7 +20,8 @@ PARAMETERS = """
         or a class called as ``decoder(shape, 2 * n_components)``. Used where
         `reconstruction_weight` is not zero.
     hidden : sequence of int, default=(128,)
-        Hidden layers of "mlp"; decoders have them in reverse.
+        Hidden layers of "mlp", whose output tanh bounds where there is a target;
+        decoders have them in reverse.
     activation : {"relu", "tanh", "gelu"}, default="tanh"
         Of the hidden layers of "mlp".
     dropout : float, default=0.0

@@ -935,7 +935,12 @@ class TestPresets:
         """In units of the scale, matched by the plan, strength relative to the cost."""
         unique, common = problem(seed)
         settings = Settings(
-            em="unrolled", reg_covar=1e-3, ot_reg=0.2, ot_max_iter=2000, ot_tol=1e-10
+            em="unrolled",
+            prototype_match="plan",
+            reg_covar=1e-3,
+            ot_reg=0.2,
+            ot_max_iter=2000,
+            ot_tol=1e-10,
         )
         network, parts = network_and_parts(unique, common)
         _, terms = alignment_terms(network, parts, settings, Memory())

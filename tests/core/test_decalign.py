@@ -30,6 +30,7 @@ from skmm.core.decalign import (
     pair_costs,
     prototypes_of,
     reconstruction,
+    seen_together,
 )
 from skmm.core.prototypes import (
     Prototypes,
@@ -40,7 +41,7 @@ from skmm.core.prototypes import (
     responsibilities,
 )
 from skmm.core.tokens import RefinerLayer, build_tokens, positions
-from skmm.core.transport import Plan, StarPlan, conditional
+from skmm.core.transport import Plan, StarPlan
 
 SEEDS = range(3)
 # Sums of some hundred float64 terms of size ten, through a few layers.
@@ -376,6 +377,13 @@ class TestForward:
         double = build()(*batch)
         assert double.in_full_precision() is double
 
+    def test_common_parts_of_some_rows(self):
+        network, (blocks, steps) = build(), draw()
+        expected = network(blocks, steps).common_mean
+        for m in range(3):
+            found = network.common_of(m, blocks[m], steps[m])
+            torch.testing.assert_close(found, expected[m], **EXACT)
+
     def test_prototypes_are_in_float64(self):
         network = build().float()
         assert all(part.dtype == torch.float64 for part in network.prototypes)
@@ -570,6 +578,7 @@ class TestTerms:
         times = torch.arange(14) % 3 + 1
         observed = some_observed(1, 14)
         longer = [v.repeat_interleave(times, 1) for v in (unique, common, observed)]
+        settings = Settings(**{**vars(settings), "pair_weight": 1.0})
         network = plain_network()
         _, weighted = terms_of(
             network, unique, common, settings, times.double(), observed=observed
@@ -620,11 +629,13 @@ class TestTerms:
             assert (slope[2] == 0).all()
             assert (slope[:, 0] == 0).all()
 
-    def test_batch_that_weighs_nothing(self):
+    @pytest.mark.parametrize("pair_weight", [0.0, 1.0])
+    def test_batch_that_weighs_nothing(self, pair_weight):
         unique, common = (v.requires_grad_() for v in problem(2))
         network = plain_network().train()
         before = [part.clone() for part in network.prototypes]
-        total, _ = terms_of(network, unique, common, Settings(), 0 * ones(14))
+        settings = Settings(pair_weight=pair_weight)
+        total, _ = terms_of(network, unique, common, settings, 0 * ones(14))
         assert total == 0
         assert_close(network.prototypes, before)
 
@@ -799,6 +810,62 @@ class TestTransport:
             match_prototypes(full_covariances(own), few)
 
 
+def loop_seen(resp, weight):
+    """Shares and weights of the rows that have both of two modalities."""
+    m, n = weight.shape
+    share, total = torch.zeros(m, m, K, K).double(), torch.zeros(m, m).double()
+    for i, j in itertools.product(range(m), range(m)):
+        both = [r for r in range(n) if weight[i, r] > 0 and weight[j, r] > 0]
+        for r in both:
+            w = min(weight[i, r], weight[j, r])
+            total[i, j] += w
+            share[i, j] += w * torch.outer(resp[i, r], resp[j, r])
+        if both:
+            share[i, j] /= total[i, j]
+    return share, total
+
+
+class TestSeenTogether:
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_by_loop(self, seed):
+        resp = normal(3, 8, K, seed=seed).softmax(-1)
+        weight = some_observed(seed, 8) * (normal(8, seed=seed).abs() + 0.1)
+        weight[:2, 0], weight[2, 1:] = 0, 0
+        assert_close(seen_together(resp, weight), loop_seen(resp, weight))
+
+    def test_more_rows_count_for_more(self):
+        """K^2 rows with both modalities count as much as the plan."""
+        own = mixture(2, 3)
+        resp = normal(3, 8, K).softmax(-1)
+        plan, plain = match_prototypes(own, SOLVED)
+        share, total = seen_together(resp, ones(3, 8))
+        for n in (0.0, 9.0, 36.0, 1e12):
+            seen = share, n * torch.ones_like(total)
+            _, matches = match_prototypes(own, SOLVED, seen=seen)
+            for i, j in itertools.permutations(range(3), 2):
+                trust = n / (n + K**2)
+                pair = (1 - trust) * plan.pairwise(i, j) + trust * share[i, j]
+                expected = pair / pair.sum(1, keepdim=True)
+                torch.testing.assert_close(matches[i, j], expected, **EXACT)
+            if n == 0:
+                assert_close(matches, plain)
+        assert torch.equal(matches[1, 1], torch.eye(K).double())
+
+    @pytest.mark.parametrize("form", ["plan", "observed"])
+    def test_rows_decide_between_prototypes_that_look_alike(self, form):
+        """Two components in the same places, of which the rows swap."""
+        groups = torch.arange(40) % 2
+        x = 0.1 * normal(2, 40, D)
+        x[0, :, 0] += torch.where(groups == 0, 5.0, -5.0)
+        x[1, :, 0] += torch.where(groups == 0, -5.0, 5.0)
+        network = DecAlignNetwork([*plain_network(2).modalities], D, 2).double()
+        found = match_all(network, x, ones(2, 40), Settings(prototype_match=form), 500)
+        swapped = (found.prototypes.means[:, :, 0] > 0).argsort(1)
+        there = found.matches[0, 1][swapped[0]][:, swapped[1]]
+        right = 1 if form == "observed" else 0
+        assert (there[[0, 1], [right, 1 - right]] > 0.8).all()
+
+
 class TestCarriedMixtures:
     def expected_step(self, network, x, weight, settings):
         """One step of moments from the carried mixtures, of the written formulas."""
@@ -833,14 +900,15 @@ class TestCarriedMixtures:
         for step in range(3):
             unique, common = problem(step)
             old = Prototypes(*(part.clone() for part in network.prototypes))
-            new, _ = self.expected_step(network, unique, ones(3, 14), settings)
+            before = network.matches.clone()
+            new, resp = self.expected_step(network, unique, ones(3, 14), settings)
             terms_of(network, unique, common, settings, None, rate)
             assert_close(network.prototypes, blend(old, new, rate))
-            plan, matches = match_prototypes(
-                new, settings, math.sqrt(unique.var(1, correction=0).mean())
-            )
-            torch.testing.assert_close(network.matches, matches, rtol=0, atol=1e-5)
-            assert isinstance(plan, Plan)
+            scale = math.sqrt(unique.var(1, correction=0).mean())
+            seen = loop_seen(resp, ones(3, 14))
+            _, matches = match_prototypes(new, settings, scale, seen=seen)
+            expected = (1 - rate) * before + rate * matches
+            torch.testing.assert_close(network.matches, expected, rtol=0, atol=1e-5)
 
     def test_rate_is_a_fifth_by_default(self):
         found = []
@@ -860,8 +928,12 @@ class TestCarriedMixtures:
         network = plain_network(started=False).train()
         unique, common = problem(0)
         fresh = plain_network(seed=5, started=False)
-        expected, _ = prototypes_of(fresh, unique, ones(3, 14), Settings())
+        expected, resp = prototypes_of(fresh, unique, ones(3, 14), Settings())
         terms_of(network, unique, common, Settings())
+        scale = math.sqrt(unique.var(1, correction=0).mean())
+        seen = loop_seen(resp, ones(3, 14))
+        _, matches = match_prototypes(expected, Settings(), scale, seen=seen)
+        torch.testing.assert_close(network.matches, matches, rtol=0, atol=1e-5)
         assert bool(network.started.all())
         assert_close(network.prototypes, expected)
 
@@ -900,11 +972,16 @@ class TestCarriedMixtures:
         torch.testing.assert_close(network.matches[:, 1], matches[:, 1])
         assert (network.matches[0, 2] != matches[0, 2]).any()
         assert (network.means[0] != old.means[0]).any()
-        observed[1, K - 1] = True
-        more = heterogeneity(
-            network, unique, observed.double(), settings, Memory(), 0.3
-        )
-        assert (more["transport"] - terms["transport"]).abs() > 1e-6
+        # One row more, and it takes part.
+        network.eval()
+        values = []
+        for n_rows in (K - 1, K):
+            observed[1] = torch.arange(14) < n_rows
+            found = heterogeneity(
+                network, unique, observed.double(), settings, Memory(), 0.3
+            )
+            values.append(float(found["transport"]))
+        assert abs(values[1] - values[0]) > 1e-6
 
     def test_fewer_than_two_modalities_with_rows(self):
         unique, _ = problem(4)
@@ -976,13 +1053,12 @@ class TestMatchAll:
         assert gained.abs().max() < 1e-3
         scale = math.sqrt(sum(variance) / 3)
         torch.testing.assert_close(found.scale, scale, **EXACT)
-        plan, matches = match_prototypes(found.prototypes, settings, scale, None, 500)
+        seen = loop_seen(responsibilities(x, found.prototypes), weight)
+        plan, matches = match_prototypes(
+            found.prototypes, settings, scale, None, 500, seen
+        )
         torch.testing.assert_close(found.matches, matches, rtol=0, atol=1e-6)
         torch.testing.assert_close(found.plan.value, plan.value, rtol=0, atol=1e-6)
-        torch.testing.assert_close(
-            found.matches[0, 1],
-            conditional(found.plan.pairwise(0, 1), found.prototypes.weights[1]),
-        )
         assert all(torch.equal(b, before[name]) for name, b in network.named_buffers())
 
     def test_one_modality_and_absolute_units(self):
@@ -1018,6 +1094,17 @@ class TestHomogeneity:
         assert (other["mmd"] - found["mmd"]).abs() > 1e-6
 
 
+def loop_pairs(left, right, weight, temperature=0.3):
+    """InfoNCE in both directions; a row of weight w stands for w rows."""
+    logits = F.cosine_similarity(left[:, None], right[None], -1) / temperature
+    total = 0.0
+    for n, w in enumerate(weight):
+        for others in (logits[n], logits[:, n]):
+            among = sum(v * others[a].exp() for a, v in enumerate(weight))
+            total = total + 0.5 * w * (among.log() - logits[n, n])
+    return total / weight.sum()
+
+
 class TestCompanions:
     @pytest.mark.parametrize("seed", SEEDS)
     def test_pairs_by_loop(self, seed):
@@ -1026,16 +1113,31 @@ class TestCompanions:
         values = []
         for i, j in itertools.combinations(range(3), 2):
             rows = [n for n in range(8) if observed[i, n] and observed[j, n]]
-            c = torch.stack([F.normalize(common[i, n], dim=0) for n in rows])
-            d = torch.stack([F.normalize(common[j, n], dim=0) for n in rows])
-            logits = c @ d.T / 0.3
-            loss = 0.5 * sum(
-                F.cross_entropy(g, torch.arange(len(rows)), reduction="none")
-                for g in (logits, logits.T)
-            )
-            values.append((weight[rows] * loss).sum() / weight[rows].sum())
+            values.append(loop_pairs(common[i, rows], common[j, rows], weight[rows]))
         found = pair_contrast(common, observed, weight, 0.3)
         torch.testing.assert_close(found, sum(values) / 3, **EXACT)
+
+    def test_parts_of_rows_that_were_paired(self):
+        common, observed = problem(0, n=8)[1], some_observed(0, 8)
+        weight, other = normal(8).abs(), (normal(4, D, seed=5), normal(4, D, seed=6))
+        more = {(0, 2): (*other, normal(4, seed=7).abs())}
+        values = []
+        for i, j in itertools.combinations(range(3), 2):
+            rows = observed[i] & observed[j]
+            parts = [common[i, rows], common[j, rows], weight[rows]]
+            if (i, j) in more:
+                parts = [torch.cat(v) for v in zip(parts, more[i, j], strict=True)]
+            values.append(loop_pairs(*parts))
+        found = pair_contrast(common, observed, weight, 0.3, more)
+        torch.testing.assert_close(found, sum(values) / 3, **EXACT)
+        parts, settings = (
+            by_hand(common, common, observed),
+            Settings(pair_weight=2.0, pair_temperature=0.3, decoupling_weight=0.0),
+        )
+        _, terms = alignment_terms(
+            plain_network(), parts, settings, Memory(), weight, more_pairs=more
+        )
+        torch.testing.assert_close(terms["pairs"], found, **EXACT)
 
     def test_no_pair_of_rows(self):
         common, observed = problem(0, n=4)[1].requires_grad_(), torch.eye(3, 4) > 0

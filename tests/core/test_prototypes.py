@@ -645,6 +645,27 @@ class TestExpectationMaximisation:
         assert (gained > 0).all()
         assert good.means.isfinite().all()
 
+    @both_forms
+    def test_where_a_lost_component_is_put(self, full):
+        """At the row that is explained worst, with the variances of all rows."""
+        x, weight = clusters(0), torch.ones(2, 40).double()
+        x[0, 5], x[1, 9], x[0, 7] = 30.0, -30.0, 90.0
+        weight[0, 7] = 0
+        start = greedy_start(x, weight, 2, 0.01)
+        weights = torch.tensor([0.5, 0.5, 0.0]).double().expand(2, 3)
+        means = torch.cat([0 * start.means, start.means[:, :1]], 1)
+        covariances = start.covariances[:, :1].expand(2, 3, 2)
+        lost = Prototypes(weights, means, covariances)
+        lost = full_covariances(lost) if full else lost
+        found, _ = expectation_maximisation(x, weight, lost, 0.01, 1)
+        for m, row in ((0, 5), (1, 9)):
+            torch.testing.assert_close(found.means[m, 2], x[m, row])
+            spread = found.covariances[m, 2]
+            spread = spread.diagonal() if full else spread
+            torch.testing.assert_close(spread, covariances[m, 2], **EXACT)
+        torch.testing.assert_close(found.weights.sum(1), torch.ones(2).double())
+        assert (found.weights > 0.2).all()
+
     def test_rows_that_are_all_the_same_end(self):
         x, weight = torch.full((1, 6, 2), 3.0).double(), torch.ones(1, 6).double()
         start = greedy_start(x, weight, 3, 0.1)

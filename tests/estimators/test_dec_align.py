@@ -233,7 +233,11 @@ def test_weights_are_repetitions(kind, data):
     rng = np.random.default_rng(1)
     weight = rng.integers(0, 3, len(X))
     model = kind(
-        **SMALL | {"max_epochs": 5}, input_dropout=0.0, batch_size=1000, lr=1e-3
+        **SMALL | {"max_epochs": 5},
+        input_dropout=0.0,
+        modality_dropout=0.0,
+        batch_size=1000,
+        lr=1e-3,
     )
     if kind is DecAlignTransformer:
         model.set_params(target="none")
