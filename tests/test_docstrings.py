@@ -12,6 +12,7 @@ from numpydoc.validate import validate
 
 PUBLIC_MODULES = (
     "skmm",
+    "skmm.core.transport",
     "skmm.datasets",
     "skmm.metrics",
     "skmm.modalities",

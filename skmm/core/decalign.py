@@ -663,10 +663,13 @@ def _carry_over(
     active: Tensor,
     rate: float,
 ) -> None:
+    known = network.started[active]
     network.keep(prototypes, active, rate)
     i, j = torch.meshgrid(active, active, indexing="ij")
     old = network.matches[i, j]
-    network.matches[i, j] = old + rate * (matches.to(old) - old)
+    both = (known.unsqueeze(1) & known)[..., None, None]
+    step = torch.where(both, rate, 1.0) * (matches.to(old) - old)
+    network.matches[i, j] = old + step
 
 
 def homogeneity(
@@ -741,7 +744,7 @@ def pair_contrast(
             if more is not None and (i, j) in more:
                 found = zip((left, right, w), more[i, j], strict=True)
                 left, right, w = (torch.cat(both) for both in found)
-            if len(w) > 1:
+            if int((w > 0).sum()) > 1:
                 value = info_nce(left, right, temperature, w)
                 losses.append((w * value).sum() / w.sum().clamp_min(1e-30))
     return torch.stack(losses).mean() if losses else common.sum() * 0

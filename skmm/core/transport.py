@@ -42,6 +42,21 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Plan",
+    "StarPlan",
+    "TransportWarning",
+    "bures_cost",
+    "conditional",
+    "envelope_value",
+    "full_bures_cost",
+    "gaussian_points",
+    "joint_cost",
+    "multi_marginal_sinkhorn",
+    "star_transport",
+    "transport_between",
+]
+
 Reduction = Literal["sum", "mean"]
 Scale = Literal["mean_cost", "absolute"]
 
