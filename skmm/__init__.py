@@ -7,6 +7,9 @@ estimator                     formulas in `skmm.core`      way of fitting
 `DCMEMEncoder`                `multimodal_vae`             gradient
 `DPMixtureFusion`             `mixture`                    alternating
 (its neural form)             `mixture_network`            gradient
+`DecAlignTransformer`,        `decalign`, `alignment`,     gradient
+`DecAlignClassifier`,         `prototypes`, `transport`,
+`DecAlignRegressor`           `tokens`, `pairing`
 `TCMaxClassifier`             `dependence`, `networks`     gradient
 ============================  ===========================  ================
 

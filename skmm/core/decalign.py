@@ -19,7 +19,7 @@ there; the parts of absent modalities are zeros, and no loss sees them.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from skmm.core.alignment import (
     moment_distance,
     pooled_scale,
     prototype_pull,
-    supervised_contrastive,
 )
 from skmm.core.likelihoods import expectation, row_log_likelihood
 from skmm.core.mutual_supervision import info_nce
@@ -50,7 +49,7 @@ from skmm.core.prototypes import (
     row_start,
     unrolled_em,
 )
-from skmm.core.tokens import positions
+from skmm.core.tokens import OnlyToken, TokenPool, positions
 from skmm.core.transport import (
     Plan,
     StarPlan,
@@ -105,7 +104,7 @@ class Parts:
     """What the network makes of a batch.
 
     `unique` and `common` are tokens ``(N, T_m, d)`` a modality with masks ``(N, T_m)``
-    of the real ones; `unique_mean` and `common_mean` are their means ``(M, N, d)``;
+    of the real ones; `unique_mean` and `common_mean` pool them to ``(M, N, d)``;
     `refined` is ``(M, N, d)`` and `fused` ``(N, 2 M d)``, of the modalities that are
     `kept`; `output` is the head's, None without one.
     """
@@ -122,18 +121,21 @@ class Parts:
     kept: Tensor
 
     def in_full_precision(self) -> "Parts":
-        """The same in float32 where it is in bfloat16."""
-        if self.fused.dtype != torch.bfloat16:
-            return self
-        lists = ("unique", "common")
-        single = ("unique_mean", "common_mean", "refined", "fused", "output")
-        wide: dict[str, Any] = {
-            name: [t.float() for t in getattr(self, name)] for name in lists
-        }
-        for name in single:
-            value = getattr(self, name)
-            wide[name] = None if value is None else value.float()
-        return replace(self, **wide)
+        """The same with float32 where it is in bfloat16."""
+
+        def wide(t: Tensor) -> Tensor:
+            return t.float() if t.dtype == torch.bfloat16 else t
+
+        return replace(
+            self,
+            unique=list(map(wide, self.unique)),
+            common=list(map(wide, self.common)),
+            unique_mean=wide(self.unique_mean),
+            common_mean=wide(self.common_mean),
+            refined=wide(self.refined),
+            fused=wide(self.fused),
+            output=None if self.output is None else wide(self.output),
+        )
 
 
 class ModalityPart(nn.Module):
@@ -153,7 +155,10 @@ class ModalityPart(nn.Module):
     likelihood : str
         Of the block's values.
     dropout : float, default=0.0
-        Share of the block's values that training sets to zero, their mean.
+        Share of the block's values that training sets to zero; the others grow by
+        as much.
+    several : bool, default=True
+        Whether the front end may give more than one token.
     """
 
     def __init__(
@@ -165,11 +170,14 @@ class ModalityPart(nn.Module):
         decoder: nn.Module | None = None,
         likelihood: str = "gaussian",
         dropout: float = 0.0,
+        several: bool = True,
     ):
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.front, self.shape = front, tuple(shape)
         self.unique = linear(width, width, bias=False)
+        pool = TokenPool if several else OnlyToken
+        self.pool, self.pool_refined = pool(width), pool(width)
         self.layers = nn.ModuleList(layers)
         self.decoder, self.likelihood = decoder, likelihood
         self.size = math.prod(shape)
@@ -277,6 +285,8 @@ class DecAlignNetwork(nn.Module):
         self.width, self.fusion, self.imputation = width, fusion, imputation
         self.modality_dropout = modality_dropout
         self.common = linear(width, width, bias=False)
+        several = any(isinstance(part.pool, TokenPool) for part in modalities)
+        self.pool = TokenPool(width) if several else OnlyToken(width)
         self.names = nn.Parameter(torch.zeros(m, 1, width))
         self.absent = nn.Parameter(torch.zeros(m, width))
         self.projector = nn.ModuleList(projector)
@@ -342,8 +352,11 @@ class DecAlignNetwork(nn.Module):
             unique.append(s)
             common.append(c)
             masks.append(mask)
-        unique_mean = torch.stack(list(map(masked_mean, unique, masks)))
-        common_mean = torch.stack(list(map(masked_mean, common, masks)))
+        pools = [part.pool for part in self._parts()]
+        unique_mean = torch.stack(
+            [f(s, mask) for f, s, mask in zip(pools, unique, masks, strict=True)]
+        )
+        common_mean = torch.stack(list(map(self.pool, common, masks)))
         kept = observed
         if self.training and self.modality_dropout:
             kept = keep_some(observed, self.modality_dropout)
@@ -383,7 +396,7 @@ class DecAlignNetwork(nn.Module):
     def common_of(self, m: int, x: Tensor, steps: Tensor | None) -> Tensor:
         """Common parts ``(n, d)`` of rows that have modality m."""
         tokens, mask = self._parts()[m].tokens(x, steps)
-        return masked_mean(self.common(tokens), mask)
+        return cast(Tensor, self.pool(self.common(tokens), mask))
 
     # ------------------------------------------------------------ fusion
     def _fuse(
@@ -395,11 +408,15 @@ class DecAlignNetwork(nn.Module):
         kept: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Refined unique parts and common parts ``(M, N, d)``, absent ones filled."""
+        refine = self.fusion != "none"
         if bool(kept.all()):
-            return self._refine(unique, masks, masks), common_mean
+            refined = self._refine(unique, masks, masks) if refine else unique_mean
+            return refined, common_mean
         mean = self.mean_of_common(common_mean, kept)
         shared = torch.where(kept.unsqueeze(-1), common_mean, mean)
         stand_in = self.impute(unique_mean, kept)
+        if not refine:
+            return torch.where(kept.unsqueeze(-1), unique_mean, stand_in), shared
         queries, query_masks, key_masks = [], [], []
         for m, mask in enumerate(masks):
             absent = ~kept[m]
@@ -415,8 +432,7 @@ class DecAlignNetwork(nn.Module):
         self, tokens: list[Tensor], masks: list[Tensor], key_masks: list[Tensor]
     ) -> Tensor:
         """Transformers over the tokens, and the mean of what they give."""
-        if self.fusion == "none":
-            return torch.stack(list(map(masked_mean, tokens, masks)))
+        pools = [part.pool_refined for part in self._parts()]
         placed = [
             t + positions(t.shape[1], self.width).to(t) if t.shape[1] > 1 else t
             for t in tokens
@@ -432,7 +448,7 @@ class DecAlignNetwork(nn.Module):
                 mask = torch.cat([key_masks[j] for j in others] or [mask[:, :0]], 1)
             for layer in part.layers:
                 h = layer(h, keys, mask)
-            refined.append(masked_mean(h, masks[m]))
+            refined.append(pools[m](h, masks[m]))
         return torch.stack(refined)
 
     def mean_of_common(self, common_mean: Tensor, kept: Tensor) -> Tensor:
@@ -472,14 +488,6 @@ class DecAlignNetwork(nn.Module):
             count > 0, said / count.clamp_min(1), own.weights.unsqueeze(1)
         )
         return torch.where(there, w, guess).to(unique_mean.dtype)
-
-
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the real tokens ``(N, T, d)`` of each row; zeros where there is none."""
-    if tokens.shape[1] == 1:
-        return tokens[:, 0]
-    share = mask.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * share).sum(1) / share.sum(1).clamp_min(1)
 
 
 def keep_some(observed: Tensor, chance: float) -> Tensor:
@@ -576,6 +584,8 @@ def match_prototypes(
     memory.residual = plan.residual
     k = weights.shape[-1]
     matches = torch.eye(k, dtype=means.dtype, device=means.device).repeat(m, m, 1, 1)
+    if settings.prototype_match == "index":
+        return plan, matches
     with torch.no_grad():
         for i in range(m):
             for j in range(m):
@@ -651,8 +661,7 @@ def heterogeneity(
     plan, matches = match_prototypes(own, settings, scale, memory, seen=seen)
     if network.training:
         _carry_over(network, prototypes, matches, active, rate)
-    matched = None if settings.prototype_match == "index" else matches
-    pull = prototype_pull(x, weight, resp, own.means, matched, settings.reduction)
+    pull = prototype_pull(x, weight, resp, own.means, matches, settings.reduction)
     return {"transport": plan.value, "prototypes": pull / scale**2}
 
 
@@ -690,9 +699,24 @@ def homogeneity(
         moments = moment_distance(
             x, weight, settings.moments, settings.reduction, 1, 1e-6, relative=False
         )
-    few = slice(None, None, math.ceil(x.shape[1] / MMD_ROWS))
-    discrepancy = mmd(x[:, few], weight[:, few], settings.mmd_bandwidths)
-    return {"moments": moments, "mmd": discrepancy}
+    few, own = some_of_each(x, weight, MMD_ROWS)
+    return {"moments": moments, "mmd": mmd(few, own, settings.mmd_bandwidths)}
+
+
+def some_of_each(x: Tensor, weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """At most so many rows of each modality among those that have it, with weights."""
+    counts = (weight > 0).sum(1)
+    if int(counts.max()) <= most:
+        return x, weight
+    rows = torch.zeros(len(x), most, dtype=torch.long, device=x.device)
+    kept = torch.zeros_like(rows, dtype=torch.bool)
+    for m, count in enumerate(counts.tolist()):
+        n = min(count, most)
+        even = torch.linspace(0, max(count - 1, 0), n).round().long().to(x.device)
+        rows[m, :n] = weight[m].nonzero().squeeze(1)[even]
+        kept[m, :n] = True
+    chosen = x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    return chosen, torch.where(kept, weight.gather(1, rows), 0)
 
 
 def reconstruction(
@@ -748,22 +772,6 @@ def pair_contrast(
                 value = info_nce(left, right, temperature, w)
                 losses.append((w * value).sum() / w.sum().clamp_min(1e-30))
     return torch.stack(losses).mean() if losses else common.sum() * 0
-
-
-def contrast(
-    fused: Tensor, y: Tensor, weight: Tensor | None, settings: Settings
-) -> Tensor:
-    """Supervised contrast of the fused vectors, by class.
-
-    Real targets are in one class if they round to the same integer, as in the
-    published code, where labels are sentiments from -3 to 3.
-    """
-    labels = y
-    if y.is_floating_point():
-        labels = torch.unique(y.round(), return_inverse=True)[1]
-    return supervised_contrastive(
-        fused, labels, settings.contrastive_temperature, weight
-    )
 
 
 def alignment_terms(

@@ -2,13 +2,13 @@
 
 A front end maps a block ``(n, *shape)`` to tokens ``(n, T, d)`` and a mask ``(n, T)``
 of those that are real, or None where all are. A vector is one token, a picture a token
-a patch, a sequence a token a time step (or a few). No row's tokens depend on another
+a patch, a sequence a token a stretch of time. No row's tokens depend on another
 row.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,12 @@ from torch.nn import functional as F
 from skmm.core.networks import build_encoder, linear, own_module, takes_steps
 
 TOKENS = ("auto", "linear", "mlp", "conv")
+# Of the filters over time; those that reach beyond a sequence are left out.
+DILATIONS = (1, 2, 4, 8, 16)
+# Sequences of so many steps are filtered at every second step.
+LONG = 100
+# Variances are compared with this: a constant segment has a logarithm.
+LEAST_SPREAD = 1e-3
 # Pictures are cut into at most this many patches a side.
 PATCHES = 8
 
@@ -49,10 +55,13 @@ class OneToken(nn.Module):
 
 
 class SequenceTokens(nn.Module):
-    """Convolutions over time, then the mean of neighbouring steps.
+    """Statistics of filtered segments: a few tokens for a whole sequence.
 
-    Padded steps are zero before each convolution and have no part in a mean, so that
-    padding changes nothing but the number of tokens that are masked.
+    Filters of several dilations run over time. In each segment the mean, the log of
+    the variance, the largest and the least value of each make one token, standardised
+    over the real tokens of the batch, in prediction by averages of training. Padded
+    steps are zero before the filters and have no part in a statistic, so that padding
+    changes nothing but the number of tokens that are masked.
 
     Parameters
     ----------
@@ -60,9 +69,10 @@ class SequenceTokens(nn.Module):
     n_out : int
     kernel_size : int
         Odd.
-    n_layers : int
     n_tokens : int
-        Largest number of tokens.
+        Largest number of segments.
+    n_filters : int
+        Of each dilation.
     dropout : float
     """
 
@@ -70,39 +80,144 @@ class SequenceTokens(nn.Module):
         self,
         shape: Sequence[int],
         n_out: int,
-        kernel_size: int = 5,
-        n_layers: int = 1,
-        n_tokens: int = 32,
+        kernel_size: int = 9,
+        n_tokens: int = 8,
+        n_filters: int = 25,
         dropout: float = 0.0,
     ):
         super().__init__()
-        widths = [shape[1], *[n_out] * n_layers]
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, kernel_size, padding=kernel_size // 2)
-            for a, b in pairwise(widths)
+        n_steps, n_variables = shape
+        self.reduce: nn.Module = nn.Identity()
+        if n_variables > n_out:
+            self.reduce = linear(n_variables, n_out, bias=False)
+            n_variables = n_out
+        self.stride = 2 if n_steps >= LONG else 1
+        # At least one; a filter should see both its ends.
+        reach = kernel_size - 1
+        dilations = [d for d in DILATIONS if d == 1 or d * reach < n_steps]
+        self.filters = nn.ModuleList(
+            nn.Conv1d(
+                n_variables,
+                n_filters,
+                kernel_size,
+                self.stride,
+                d * (kernel_size // 2),
+                d,
+            )
+            for d in dilations
         )
-        self.pool = math.ceil(shape[0] / n_tokens)
+        for layer in self.filters:
+            _unit_filters(cast(nn.Conv1d, layer))
+        self.size = math.ceil(math.ceil(n_steps / self.stride) / n_tokens)
+        n_statistics = 4 * n_filters * len(dilations)
+        self.norm = nn.BatchNorm1d(n_statistics, affine=False)
         self.drop = nn.Dropout(dropout)
+        self.out = linear(n_statistics, n_out)
 
     def forward(self, x: Tensor, steps: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens of ``(n, T, D)`` with the mask ``(n, T)`` of real steps."""
         assert steps is not None
-        mask = steps.unsqueeze(1).to(x.dtype)
-        h = x.mT
-        for i, convolution in enumerate(self.convolutions):
-            h = convolution((torch.relu(h) if i else h) * mask)
-        return pool_steps(self.drop(h.mT), steps, self.pool)
+        x = (self.reduce(x) * steps.unsqueeze(-1)).mT
+        h = torch.cat([layer(x) for layer in self.filters], 1)
+        z, there = segment_statistics(h, steps[:, :: self.stride], self.size)
+        found = z[there]
+        # One token alone has no spread.
+        fixed = not self.training or len(found) < 2
+        norm = self.norm
+        if not fixed:
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+        # The mean of the first batches, then one that forgets: few steps are enough.
+        momentum = max(0.1, 1 / max(int(cast(Tensor, norm.num_batches_tracked)), 1))
+        standard = F.batch_norm(
+            found,
+            norm.running_mean,
+            norm.running_var,
+            training=not fixed,
+            momentum=momentum,
+            eps=norm.eps,
+        )
+        tokens = self.out(self.drop(standard))
+        empty = tokens.new_zeros(*there.shape, tokens.shape[-1])
+        return empty.masked_scatter(there.unsqueeze(-1), tokens), there
 
 
-def pool_steps(h: Tensor, steps: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Means of `size` neighbouring steps, over those that are real."""
-    if size == 1:
-        return h * steps.unsqueeze(-1), steps
-    extra = -h.shape[1] % size
-    h = F.pad(h * steps.unsqueeze(-1), (0, 0, 0, extra)).unflatten(1, (-1, size))
-    there = F.pad(steps, (0, extra)).unflatten(1, (-1, size))
-    count = there.sum(-1, keepdim=True).clamp_min(1).to(h.dtype)
-    return h.sum(2) / count, there.any(-1)
+def _unit_filters(layer: nn.Conv1d) -> None:
+    """Filters of unit norm with random offsets, so that they differ from the start."""
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.weight /= layer.weight.norm(dim=(1, 2), keepdim=True)
+        layer.bias.normal_()
+
+
+def segment_statistics(h: Tensor, steps: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Mean, log-variance, largest and negative least value in segments of time.
+
+    Parameters
+    ----------
+    h : Tensor of shape (n, F, T)
+    steps : bool Tensor of shape (n, T)
+        The real steps.
+    size : int
+        Steps of a segment; the last one may be shorter.
+
+    Returns
+    -------
+    statistics : Tensor of shape (n, S, 4 F)
+        Zero in segments without a real step.
+    there : bool Tensor of shape (n, S)
+    """
+    extra = -h.shape[2] % size
+    h = F.pad(h, (0, extra)).unflatten(2, (-1, size))
+    real = F.pad(steps, (0, extra)).unflatten(1, (-1, size))
+    there, mask = real.any(-1), real.unsqueeze(1)
+    count = mask.sum(-1).clamp_min(1).to(h.dtype)
+    mean = torch.where(mask, h, 0).sum(-1) / count
+    spread = torch.where(mask, h - mean.unsqueeze(-1), 0).square().sum(-1) / count
+    top = h.masked_fill(~mask, -math.inf).amax(-1)
+    bottom = (-h).masked_fill(~mask, -math.inf).amax(-1)
+    parts = [mean, torch.log(spread + LEAST_SPREAD), top, bottom]
+    statistics = torch.cat(parts, 1).mT
+    return torch.where(there.unsqueeze(-1), statistics, 0), there
+
+
+class OnlyToken(nn.Module):
+    """The token of front ends that give one."""
+
+    def __init__(self, width: int):
+        super().__init__()
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Pool ``(N, 1, d)`` to ``(N, d)``."""
+        return tokens[:, 0]
+
+
+class TokenPool(nn.Module):
+    """A linear map of mean, spread and largest value over the real tokens.
+
+    It starts as the mean. A single token is passed on as it is.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.map = nn.Linear(3 * width, width, bias=False)
+        with torch.no_grad():
+            self.map.weight.zero_()
+            self.map.weight[:, :width] = torch.eye(width)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Pool ``(N, T, d)`` to ``(N, d)``; zeros where there is no real token."""
+        if tokens.shape[1] == 1:
+            return tokens[:, 0]
+        there = mask.unsqueeze(-1)
+        count = there.sum(1).clamp_min(1)
+        mean = torch.where(there, tokens, 0).sum(1) / count
+        centred = torch.where(there, tokens - mean.unsqueeze(1), 0)
+        spread = torch.sqrt(centred.square().sum(1) / count + LEAST_SPREAD)
+        top = tokens.masked_fill(~there, -math.inf).amax(1)
+        some = mask.any(1, keepdim=True)
+        parts = torch.cat([mean, spread, torch.where(some, top, 0)], 1)
+        return torch.where(some, self.map(parts), 0)
 
 
 class PatchTokens(nn.Module):
@@ -137,8 +252,8 @@ def build_tokens(
     hidden: Sequence[int],
     dropout: float = 0.0,
     activation: str = "relu",
-    kernel_size: int = 5,
-    n_tokens: int = 32,
+    kernel_size: int = 9,
+    n_tokens: int = 8,
     bounded: bool = True,
 ) -> nn.Module:
     """Front end of one modality.
@@ -159,9 +274,9 @@ def build_tokens(
     dropout : float, default=0.0
     activation : {"relu", "tanh", "gelu"}, default="relu"
         Of "mlp".
-    kernel_size : int, default=5
+    kernel_size : int, default=9
         Of sequences.
-    n_tokens : int, default=32
+    n_tokens : int, default=8
         Largest number of tokens of a sequence.
     bounded : bool, default=True
         Whether tanh ends "mlp".
@@ -180,8 +295,13 @@ def build_tokens(
         return OneToken(own_module("encoder", kind, shape, n_out), shape, n_out)
     if kind == "auto":
         kind = "mlp" if len(shape) == 1 else "conv"
+    if kind == "conv" and len(shape) == 1:
+        raise ValueError(
+            f"encoder: 'conv' does not fit a block of shape {tuple(shape)}. Use "
+            "'linear' or 'mlp', or give the Modality a shape (T, D) or (C, H, W)."
+        )
     if kind == "conv" and len(shape) == 2:
-        return SequenceTokens(shape, n_out, kernel_size, 1, n_tokens, dropout)
+        return SequenceTokens(shape, n_out, kernel_size, n_tokens, dropout=dropout)
     if kind == "conv" and len(shape) == 3:
         return PatchTokens(shape, n_out, dropout)
     encoder = build_encoder(kind, shape, n_out, hidden, dropout, activation, bounded)

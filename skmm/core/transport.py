@@ -120,7 +120,7 @@ def gaussian_points(
 
     Parameters
     ----------
-    means, variances : sequences of M Tensors of shape (K_m, d)
+    means, variances : sequence of M Tensors of shape (K_m, d)
         Diagonal Gaussians of each modality.
     reduction : {"sum", "mean"}, default="sum"
         "mean" divides the points by :math:`\sqrt d`, hence the cost by d.
@@ -128,6 +128,7 @@ def gaussian_points(
     Returns
     -------
     points : list of M Tensors of shape (K_m, 2 d)
+        With gradients in means and variances.
 
     Examples
     --------
@@ -163,14 +164,17 @@ def bures_cost(
 
     Parameters
     ----------
-    mean_i, var_i : Tensors of shape (K_i, d)
-    mean_j, var_j : Tensors of shape (K_j, d)
+    mean_i, var_i : Tensor of shape (K_i, d)
+        Components of one modality.
+    mean_j, var_j : Tensor of shape (K_j, d)
+        Those of another.
     reduction : {"sum", "mean"}, default="sum"
         Over the dimensions; the paper's is "sum".
 
     Returns
     -------
     cost : Tensor of shape (K_i, K_j)
+        In squared units of the means.
 
     Examples
     --------
@@ -205,9 +209,11 @@ def full_bures_cost(
     Parameters
     ----------
     mean_i : Tensor of shape (K_i, d)
+        Means of one modality's components.
     cov_i : Tensor of shape (K_i, d, d)
         Positive definite.
     mean_j : Tensor of shape (K_j, d)
+        Means of another's.
     cov_j : Tensor of shape (K_j, d, d)
         Positive definite.
     reduction : {"sum", "mean"}, default="sum"
@@ -216,6 +222,7 @@ def full_bures_cost(
     Returns
     -------
     cost : Tensor of shape (K_i, K_j)
+        In squared units of the means.
 
     Examples
     --------
@@ -261,6 +268,7 @@ def joint_cost(
     Returns
     -------
     cost : Tensor of shape (K_1, ..., K_M)
+        An axis a modality.
 
     Examples
     --------
@@ -735,8 +743,9 @@ class Solution:
     Attributes
     ----------
     potentials : tuple of M Tensors of shape (K_m,)
-        f, in units of the cost, shifted to equal :math:`\langle f_m, \nu_m \rangle` if
-        the marginals are kept. Minus infinity where the marginal is zero.
+        Dual variables f, in units of the cost, shifted to equal
+        :math:`\langle f_m, \nu_m \rangle` if the marginals are kept. Minus infinity
+        where the marginal is zero.
     reg : float
         The :math:`\lambda` used.
     rho : float or None
@@ -779,12 +788,44 @@ class Solution:
 
 @dataclass(frozen=True)
 class Plan(Solution):
-    """A transport plan over all tuples of prototypes.
+    r"""A transport plan over all tuples of prototypes.
 
-    Attributes
+    What `multi_marginal_sinkhorn` returns.
+
+    Parameters
     ----------
+    potentials : tuple of M Tensors of shape (K_m,)
+        Dual variables f, in units of the cost, shifted to equal
+        :math:`\langle f_m, \nu_m \rangle` if the marginals are kept. Minus infinity
+        where the marginal is zero.
+    reg : float
+        The :math:`\lambda` used.
+    rho : float or None
+        The strength of the marginals that was used.
+    value : Tensor, scalar
+        The regularised value, by the dual: at convergence
+        :math:`\langle T, C \rangle + \lambda \sum T \log T`, plus the divergences of
+        relaxed marginals; before that a lower bound.
+    transport_cost : Tensor, scalar
+        :math:`\langle T, C \rangle = \sum_{i<j} \langle T_{ij}, C_{ij} \rangle`.
+    residual : float
+        The largest L1 violation of a marginal, relative to the plan's mass.
+    n_iter : int
+        Sweeps and Newton steps taken.
+    converged : bool
+        Whether the residual is within the tolerance.
     plan : Tensor of shape (K_1, ..., K_M)
-        Carries no graph. See `Solution` for the rest.
+        Carries no graph.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skmm.core.transport import multi_marginal_sinkhorn
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> plan = multi_marginal_sinkhorn(torch.eye(2), [half, half])
+    >>> plan.pairwise(0, 1).round(decimals=3)
+    tensor([[0.0000, 0.5000],
+            [0.5000, 0.0000]])
     """
 
     plan: Tensor
@@ -795,7 +836,18 @@ class Plan(Solution):
         return None
 
     def pairwise(self, i: int, j: int) -> Tensor:
-        """The marginal ``(K_i, K_j)`` of two modalities."""
+        """The marginal of two modalities.
+
+        Parameters
+        ----------
+        i, j : int
+            Their numbers.
+
+        Returns
+        -------
+        pair : Tensor of shape (K_i, K_j)
+            Diagonal where both are one modality.
+        """
         if i == j:
             return torch.diag(self.marginal(i))
         axes = tuple(m for m in range(self.plan.ndim) if m not in (i, j))
@@ -803,25 +855,70 @@ class Plan(Solution):
         return pair if i < j else pair.mT
 
     def marginal(self, m: int) -> Tensor:
-        """The marginal ``(K_m,)`` of one modality."""
+        """The marginal of one modality.
+
+        Parameters
+        ----------
+        m : int
+            Its number.
+
+        Returns
+        -------
+        mass : Tensor of shape (K_m,)
+            Of each prototype.
+        """
         axes = tuple(j for j in range(self.plan.ndim) if j != m)
         return self.plan.sum(axes) if axes else self.plan
 
 
 @dataclass(frozen=True)
 class StarPlan(Solution):
-    """A transport plan in which prototypes meet at atoms, independent given the atom.
+    r"""A transport plan in which prototypes meet at atoms.
 
-    Attributes
+    They are independent given the atom. What `star_transport` returns.
+
+    Parameters
     ----------
+    potentials : tuple of M Tensors of shape (K_m,)
+        Dual variables f, in units of the cost, shifted to equal
+        :math:`\langle f_m, \nu_m \rangle` if the marginals are kept. Minus infinity
+        where the marginal is zero.
+    reg : float
+        The :math:`\lambda` used.
+    rho : float or None
+        The strength of the marginals that was used.
+    value : Tensor, scalar
+        The regularised value, by the dual: at convergence
+        :math:`\langle T, C \rangle + \lambda \sum T \log T`, plus the divergences of
+        relaxed marginals; before that a lower bound.
+    transport_cost : Tensor, scalar
+        :math:`\langle T, C \rangle = \sum_{i<j} \langle T_{ij}, C_{ij} \rangle`.
+    residual : float
+        The largest L1 violation of a marginal, relative to the plan's mass.
+    n_iter : int
+        Sweeps and Newton steps taken.
+    converged : bool
+        Whether the residual is within the tolerance.
     atoms : Tensor of shape (S, D)
+        Where they are.
     atom_weights : Tensor of shape (S,)
         The plan's mass at each atom.
     given_atom : tuple of M Tensors of shape (K_m, S)
         How the mass of each atom is shared out; columns sum to one.
     atom_cost : Tensor, scalar
         The expectation of ``M sum_i ||x_i - a||^2``, which the value holds in place
-        of the transport cost and which is no less. See `Solution` for the rest.
+        of the transport cost and which is no less.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skmm.core.transport import star_transport
+    >>> points = [torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [5.0]])]
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> plan = star_transport(points, [half, half], n_atoms=2)
+    >>> plan.atoms.sort(0).values.round(decimals=2)
+    tensor([[0.5000],
+            [4.5000]])
     """
 
     atoms: Tensor
@@ -830,13 +927,35 @@ class StarPlan(Solution):
     atom_cost: Tensor
 
     def pairwise(self, i: int, j: int) -> Tensor:
-        """The marginal ``(K_i, K_j)`` of two modalities."""
+        """The marginal of two modalities.
+
+        Parameters
+        ----------
+        i, j : int
+            Their numbers.
+
+        Returns
+        -------
+        pair : Tensor of shape (K_i, K_j)
+            Diagonal where both are one modality.
+        """
         if i == j:
             return torch.diag(self.marginal(i))
         return (self.given_atom[i] * self.atom_weights) @ self.given_atom[j].mT
 
     def marginal(self, m: int) -> Tensor:
-        """The marginal ``(K_m,)`` of one modality."""
+        """The marginal of one modality.
+
+        Parameters
+        ----------
+        m : int
+            Its number.
+
+        Returns
+        -------
+        mass : Tensor of shape (K_m,)
+            Of each prototype.
+        """
         return self.given_atom[m] @ self.atom_weights
 
 
@@ -922,6 +1041,7 @@ def multi_marginal_sinkhorn(
     Returns
     -------
     plan : Plan
+        Without a graph.
 
     Examples
     --------
@@ -992,6 +1112,7 @@ def envelope_value(
     result : Plan
         Solved for this cost.
     cost : Tensor of shape (K_1, ..., K_M), or mapping as for `joint_cost`
+        With a graph.
     marginals : sequence of M Tensors of shape (K_m,) or None, default=None
         Those that carry a graph get their gradients too.
 
@@ -1095,9 +1216,14 @@ def star_transport(
     points : sequence of M Tensors of shape (K_m, D)
         Pair costs are the squared distances; see `gaussian_points`.
     marginals : sequence of M Tensors of shape (K_m,)
-    reg, reg_scale, rho, max_iter, tol, newton, warn
-        See `multi_marginal_sinkhorn`. The scale is the expected cost of the pairs
-        under independence there and here.
+        Each sums to one. A component of no mass is left out.
+    reg : float, default=0.1
+        :math:`\lambda`, see `multi_marginal_sinkhorn`.
+    reg_scale : {"mean_cost", "absolute"}, default="mean_cost"
+        The unit of `reg` and `rho`; "mean_cost" is the expected cost of the pairs under
+        independence, as there.
+    rho : float or None, default=None
+        Strength of relaxed marginals; None holds them exactly.
     n_atoms : int or None, default=None
         S, at most the number of prototypes with mass, which is the default.
     atoms : Tensor of shape (S, D) or None, default=None
@@ -1109,6 +1235,14 @@ def star_transport(
     move_tol : float, default=1e-6
         They stop when a move lowers the value by less than this part of the expected
         cost.
+    max_iter : int, default=500
+        Sweeps and Newton steps after each move.
+    tol : float, default=1e-6
+        Largest L1 violation of a marginal, relative to the plan's mass.
+    newton : bool, default=True
+        Whether to take Newton steps.
+    warn : bool, default=True
+        Whether to give a `TransportWarning` where `max_iter` did not suffice.
 
     Returns
     -------
@@ -1240,12 +1374,29 @@ def transport_between(
     geometry : sequence of M Tensors of shape (K_m, D), or mapping as for `joint_cost`
         Points whose squared distances are the costs, or the costs of all pairs.
     marginals : sequence of M Tensors of shape (K_m,)
-    reg, reg_scale, rho, potentials, max_iter, tol, warn
-        See `multi_marginal_sinkhorn`.
+        Each sums to one. A component of no mass is left out.
+    reg : float, default=0.1
+        :math:`\lambda`, see `multi_marginal_sinkhorn`.
+    reg_scale : {"mean_cost", "absolute"}, default="mean_cost"
+        The unit of `reg` and `rho`.
+    rho : float or None, default=None
+        Strength of relaxed marginals; None holds them exactly.
     max_cells : int, default=20000
         The most tuples of prototypes to hold a plan of.
-    atoms, n_atoms, max_moves
-        See `star_transport`; unused over all tuples.
+    potentials : sequence of M Tensors of shape (K_m,) or None, default=None
+        Where to start.
+    atoms : Tensor of shape (S, D) or None, default=None
+        Where atoms start, see `star_transport`; unused over all tuples.
+    n_atoms : int or None, default=None
+        Number of atoms; unused over all tuples.
+    max_moves : int, default=50
+        How often atoms may move; unused over all tuples.
+    max_iter : int, default=500
+        Sweeps and Newton steps at the final :math:`\lambda`.
+    tol : float, default=1e-6
+        Largest L1 violation of a marginal, relative to the plan's mass.
+    warn : bool, default=True
+        Whether to give a `TransportWarning` where `max_iter` did not suffice.
 
     Returns
     -------
@@ -1339,6 +1490,7 @@ def conditional(pairwise_plan: Tensor, marginal: Tensor) -> Tensor:
     Parameters
     ----------
     pairwise_plan : Tensor of shape (K, K')
+        The plan's marginal of two modalities.
     marginal : Tensor of shape (K',)
         The target's marginal, for rows of no mass.
 

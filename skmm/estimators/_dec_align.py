@@ -27,8 +27,8 @@ from skmm.modalities import validate_input
     target_loss : {"squared_error", "absolute_error"}, default="squared_error"
         Loss of real targets, in units of their standard deviation.
     unlabeled : object, default=None
-        The class label of rows without one; they have a part in all terms but the
-        task's. None: every label is a class.""",
+        The class label of rows without one, not NaN; they have a part in all terms
+        but the task's. None: every label is a class.""",
     """target_ : {"none", "class", "real"}
         What the target was taken for.
     classes_ : ndarray of shape (n_classes,)
@@ -97,9 +97,9 @@ class DecAlignTransformer(DecAlignBase):
     >>> X[::3, :76] = np.nan  # every third row lacks the Fourier coefficients
     >>> decalign = DecAlignTransformer([76, 47], max_epochs=3, random_state=0).fit(X)
     >>> decalign.transform(X).shape
-    (2000, 128)
+    (2000, 256)
     >>> decalign.set_params(output="common").transform(X).shape
-    (2000, 32)
+    (2000, 64)
     >>> decalign.target_
     'none'
     """
@@ -118,15 +118,15 @@ class DecAlignTransformer(DecAlignBase):
         target="auto",
         target_loss="squared_error",
         unlabeled=None,
-        n_components=32,
+        n_components=64,
         encoder="auto",
         decoder="auto",
-        hidden=(128,),
-        activation="tanh",
-        dropout=0.0,
+        hidden=(256,),
+        activation="auto",
+        dropout="auto",
         input_dropout=0.3,
-        kernel_size=5,
-        n_tokens=32,
+        kernel_size=9,
+        n_tokens=8,
         fusion="auto",
         n_heads=4,
         n_layers=1,
@@ -138,7 +138,7 @@ class DecAlignTransformer(DecAlignBase):
         homogeneity_weight=0.05,
         reconstruction_weight="auto",
         pair_weight="auto",
-        pair_temperature=0.1,
+        pair_temperature=0.07,
         match_rows=True,
         contrastive_weight=0.0,
         contrastive_temperature=0.1,
@@ -257,8 +257,10 @@ class DecAlignTransformer(DecAlignBase):
         y : array-like of shape (n_samples,), default=None
             Class labels, real values, or nothing.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
-            without dropout equal to repeating rows.
+            Non-negative row weights. Of vectors, in full batch (``batch_size >=
+            n_samples``) and without any dropout, equal to repeating rows, where no
+            modality has more than 128 (of which the discrepancy is taken) and
+            ``em="carried"``. `match_rows` does not weigh.
 
         Returns
         -------
@@ -302,6 +304,11 @@ class DecAlignTransformer(DecAlignBase):
         if kind == "class":
             return kind, _codes(self, y, self.unlabeled, go_on=go_on, least=1)
         if kind == "real":
+            if self.unlabeled is not None:
+                raise ValueError(
+                    "unlabeled: expected None for a real target, got "
+                    f"{self.unlabeled!r}. Leave rows without a target out."
+                )
             return kind, _standardised(self, y, weight, go_on=go_on)
         return kind, None
 
@@ -310,8 +317,8 @@ class DecAlignTransformer(DecAlignBase):
     """class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the task's loss.
     unlabeled : object, default=None
-        The label of rows without one; they have a part in all terms but the task's.
-        None: every label is a class.""",
+        The label of rows without one, not NaN; they have a part in all terms but the
+        task's. None: every label is a class.""",
     """classes_ : ndarray of shape (n_classes,)
         Labels.""",
 )
@@ -363,15 +370,15 @@ class DecAlignClassifier(ClassifierMixin, DecAlignBase):
         *,
         class_weight=None,
         unlabeled=None,
-        n_components=32,
+        n_components=64,
         encoder="auto",
         decoder="auto",
-        hidden=(128,),
-        activation="tanh",
-        dropout=0.0,
+        hidden=(256,),
+        activation="auto",
+        dropout="auto",
         input_dropout=0.3,
-        kernel_size=5,
-        n_tokens=32,
+        kernel_size=9,
+        n_tokens=8,
         fusion="auto",
         n_heads=4,
         n_layers=1,
@@ -383,7 +390,7 @@ class DecAlignClassifier(ClassifierMixin, DecAlignBase):
         homogeneity_weight=0.05,
         reconstruction_weight="auto",
         pair_weight="auto",
-        pair_temperature=0.1,
+        pair_temperature=0.07,
         match_rows=True,
         contrastive_weight=0.0,
         contrastive_temperature=0.1,
@@ -501,8 +508,10 @@ class DecAlignClassifier(ClassifierMixin, DecAlignBase):
         y : array-like of shape (n_samples,)
             Class labels, `unlabeled` where there is none.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
-            without dropout equal to repeating rows.
+            Non-negative row weights. Of vectors, in full batch (``batch_size >=
+            n_samples``) and without any dropout, equal to repeating rows, where no
+            modality has more than 128 (of which the discrepancy is taken) and
+            ``em="carried"``. `match_rows` does not weigh.
 
         Returns
         -------
@@ -649,15 +658,15 @@ class DecAlignRegressor(RegressorMixin, DecAlignBase):
         modalities="auto",
         *,
         loss="squared_error",
-        n_components=32,
+        n_components=64,
         encoder="auto",
         decoder="auto",
-        hidden=(128,),
-        activation="tanh",
-        dropout=0.0,
+        hidden=(256,),
+        activation="auto",
+        dropout="auto",
         input_dropout=0.3,
-        kernel_size=5,
-        n_tokens=32,
+        kernel_size=9,
+        n_tokens=8,
         fusion="auto",
         n_heads=4,
         n_layers=1,
@@ -669,7 +678,7 @@ class DecAlignRegressor(RegressorMixin, DecAlignBase):
         homogeneity_weight=0.05,
         reconstruction_weight="auto",
         pair_weight="auto",
-        pair_temperature=0.1,
+        pair_temperature=0.07,
         match_rows=True,
         contrastive_weight=0.0,
         contrastive_temperature=0.1,
@@ -786,8 +795,10 @@ class DecAlignRegressor(RegressorMixin, DecAlignBase):
         y : array-like of shape (n_samples,)
             Real values; they are standardised inside.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative row weights. In full batch (``batch_size >= n_samples``) and
-            without dropout equal to repeating rows.
+            Non-negative row weights. Of vectors, in full batch (``batch_size >=
+            n_samples``) and without any dropout, equal to repeating rows, where no
+            modality has more than 128 (of which the discrepancy is taken) and
+            ``em="carried"``. `match_rows` does not weigh.
 
         Returns
         -------
@@ -849,8 +860,8 @@ def _codes(estimator, y, unlabeled, *, go_on: bool, least: int) -> np.ndarray:
     classes = estimator.classes_
     if len(classes) < least:
         raise ValueError(
-            f"y: expected at least {least} classes, got one class only, or none: "
-            f"{classes.tolist()}. There is nothing to tell apart."
+            f"y: expected labels of at least {least} classes, got one class only, or "
+            f"none: {classes.tolist()}. There is nothing to learn."
         )
     unknown = np.setdiff1d(known, classes)
     if len(unknown):
@@ -864,7 +875,7 @@ def _codes(estimator, y, unlabeled, *, go_on: bool, least: int) -> np.ndarray:
 
 
 def _standardised(estimator, y, weight, *, go_on: bool) -> np.ndarray:
-    """Real targets with mean 0 and variance 1, in the float type of X."""
+    """Real targets with mean 0 and variance 1."""
     y = column_or_1d(y, dtype=np.float64)
     if not np.isfinite(y).all():
         raise ValueError("y: expected finite numbers, got NaN or infinity.")
@@ -872,5 +883,4 @@ def _standardised(estimator, y, weight, *, go_on: bool) -> np.ndarray:
         estimator._target_mean = np.average(y, weights=weight)
         spread = np.average((y - estimator._target_mean) ** 2, weights=weight)
         estimator._target_scale = np.sqrt(spread) if spread > 0 else 1.0
-    standard = (y - estimator._target_mean) / estimator._target_scale
-    return standard
+    return (y - estimator._target_mean) / estimator._target_scale

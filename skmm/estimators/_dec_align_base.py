@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skmm._device import resolve_device
-from skmm.core.alignment import MOMENTS
+from skmm.core.alignment import MOMENTS, supervised_contrastive
 from skmm.core.decalign import (
     BLEND,
     FUSIONS,
@@ -26,12 +26,11 @@ from skmm.core.decalign import (
     Parts,
     Settings,
     alignment_terms,
-    contrast,
     match_all,
     reconstruction,
 )
 from skmm.core.decoders import DECODERS, build_decoder
-from skmm.core.networks import mlp
+from skmm.core.networks import ACTIVATIONS, mlp
 from skmm.core.tokens import TOKENS, RefinerLayer, build_tokens
 from skmm.estimators._base import (
     check_weight,
@@ -78,6 +77,7 @@ _BOTH = {
     "reconstruction_weight": 0.0,
     "pair_weight": 0.0,
     "input_dropout": 0.0,
+    "modality_dropout": 0.0,
 }
 PRESETS = {
     "paper": _BOTH
@@ -114,17 +114,20 @@ class _Loss:
         class_weight: np.ndarray | None = None,
         absolute: bool = False,
         partners: Partners | None = None,
+        unit: tuple[float, float] = (0.0, 1.0),
     ):
-        self.partners = partners
+        self.partners, self.unit = partners, unit
         self.settings, self.kind, self.rate = settings, kind, rate
         self.class_weight, self.absolute = class_weight, absolute
-        self.memory, self.still = Memory(), Memory()
+        self.memory = Memory()
         self.sums: dict[str, Any] = {}
         self.n_rows = 0
 
     def begin_epoch(self, number: int) -> None:
         """Start the sums of the terms anew, and draw partners of lone rows."""
         self.sums, self.n_rows = {}, 0
+        # A taken-up run starts an epoch with nothing else.
+        self.memory = Memory()
         if self.partners:
             self.partners.draw()
 
@@ -148,7 +151,8 @@ class _Loss:
         total, terms = alignment_terms(
             network, parts, settings, memory, weight, self.rate, more
         )
-        total = total.to(parts.fused)
+        # A batch may have no term at all; its gradient is then zero.
+        total = total.to(parts.fused) + 0 * parts.fused.sum()
         if parts.output is not None:
             terms["task"] = self._task(parts.output, y, weight)
             total = total + terms["task"]
@@ -160,7 +164,9 @@ class _Loss:
             )
             total = total + settings.reconstruction_weight * terms["reconstruction"]
         if settings.contrastive_weight and y is not None:
-            terms["contrastive"] = contrast(parts.fused, y, weight, settings)
+            terms["contrastive"] = supervised_contrastive(
+                parts.fused, self.labels(y), settings.contrastive_temperature, weight
+            )
             total = total + settings.contrastive_weight * terms["contrastive"]
         if network.training:
             n = parts.observed.shape[1]
@@ -168,6 +174,16 @@ class _Loss:
             for name, value in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + n * value.detach()
         return total
+
+    def labels(self, y: torch.Tensor) -> torch.Tensor:
+        """Classes to contrast; real targets are in one if they round to one integer.
+
+        As in the published code, where they are sentiments from -3 to 3.
+        """
+        if self.kind == "class":
+            return y
+        mean, scale = self.unit
+        return torch.unique((mean + scale * y).round(), return_inverse=True)[1]
 
     def _task(
         self, output: torch.Tensor, y: torch.Tensor, weight: torch.Tensor | None
@@ -197,6 +213,8 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
     _decalign_constraints: dict = {
         **GradientEstimator._gradient_constraints,
         "decoder": [str, callable, dict],
+        "activation": [StrOptions({"auto", *ACTIVATIONS})],
+        "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "kernel_size": [Interval(Integral, 1, None, closed="left")],
         "n_tokens": [Interval(Integral, 1, None, closed="left")],
         "fusion": [StrOptions({"auto", *FUSIONS})],
@@ -250,15 +268,15 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         self,
         modalities="auto",
         *,
-        n_components=32,
+        n_components=64,
         encoder="auto",
         decoder="auto",
-        hidden=(128,),
-        activation="tanh",
-        dropout=0.0,
+        hidden=(256,),
+        activation="auto",
+        dropout="auto",
         input_dropout=0.3,
-        kernel_size=5,
-        n_tokens=32,
+        kernel_size=9,
+        n_tokens=8,
         fusion="auto",
         n_heads=4,
         n_layers=1,
@@ -270,7 +288,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         homogeneity_weight=0.05,
         reconstruction_weight="auto",
         pair_weight="auto",
-        pair_temperature=0.1,
+        pair_temperature=0.07,
         match_rows=True,
         contrastive_weight=0.0,
         contrastive_temperature=0.1,
@@ -456,7 +474,10 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             self._dtype = X.dtype.name
             self._scaler, observed = fit_scaler(X, layout, weight)
         counted = observed if weight is None else observed[weight > 0]
-        self._decide(kind, len(layout), counted.sum(0))
+        if go_on:
+            check_observed(observed, layout, sample_weight=weight)
+        self._decide(kind, len(layout), counted.sum(0), go_on=go_on)
+        self._check_aim(kind, len(layout))
         encoders = self._network_kinds(layout, "encoder", TOKENS, "n_components")
         self._keep_architecture(
             go_on,
@@ -464,7 +485,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             decoder=self._network_kinds(layout, "decoder", DECODERS, "n_parts"),
             n_components=int(self.n_components),
             hidden=_check_widths("hidden", self.hidden),
-            activation=self.activation,
+            activation=self._or_auto("activation", "tanh", "gelu"),
             kernel_size=int(self.kernel_size),
             n_tokens=int(self.n_tokens),
             fusion=self._fusion(encoders, layout),
@@ -484,8 +505,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         if self.fusion != "auto":
             return self.fusion
         several = [
-            not isinstance(kind, str)
-            or (len(block.shape) > 1 and kind not in ("linear", "mlp"))
+            _may_have_tokens(kind, block.shape)
             for kind, block in zip(encoders, layout, strict=True)
         ]
         return "cross" if any(several) else "none"
@@ -508,19 +528,31 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         unknown = [name for name in self.moments if name not in MOMENTS]
         if unknown:
             raise ValueError(f"moments: expected among {MOMENTS}, got {unknown}.")
-        if not isinstance(self.mmd_bandwidths, (str, Real)):
-            widths = np.asarray(self.mmd_bandwidths, dtype=float)
-            if widths.ndim != 1 or not len(widths) or not (widths > 0).all():
+        widths = self.mmd_bandwidths
+        if not isinstance(widths, (str, Real)):
+            numbers = np.ndim(widths) == 1 and len(widths)
+            if not numbers or not all(isinstance(w, Real) and w > 0 for w in widths):
                 raise ValueError(
                     "mmd_bandwidths: expected 'auto' or positive numbers, got "
                     f"{self.mmd_bandwidths!r}."
                 )
 
-    def _decide(self, kind: str, n_modalities: int, n_rows: np.ndarray) -> None:
+    def _decide(
+        self, kind: str, n_modalities: int, n_rows: np.ndarray, *, go_on: bool
+    ) -> None:
         """Number of prototypes and what else "auto" leaves open."""
         self._kind = kind
+        if go_on and self.n_prototypes == "auto":
+            return
+        if self.early_stopping:
+            n_rows = n_rows * (1 - self.validation_fraction)
         least = max(int(n_rows.min()), 1)
         if self.n_prototypes != "auto":
+            if self.n_prototypes > self.batch_size:
+                raise ValueError(
+                    f"n_prototypes: expected at most batch_size={self.batch_size}, "
+                    f"since a step needs a row a prototype, got {self.n_prototypes}."
+                )
             if self.n_prototypes > least:
                 raise ValueError(
                     f"n_prototypes: expected at most {least}, the rows of the modality "
@@ -529,7 +561,8 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             wanted = int(self.n_prototypes)
         else:
             wanted = len(self.classes_) if kind == "class" else N_PROTOTYPES
-        self.n_prototypes_ = min(wanted, least)
+        # A step needs as many rows as prototypes.
+        self.n_prototypes_ = min(wanted, least, int(self.batch_size))
         if (
             self.covariance == "full"
             and self.n_prototypes_**n_modalities > self.max_cells
@@ -540,6 +573,30 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                 f"{self.max_cells}. Use covariance='diag', fewer n_prototypes or a "
                 "larger max_cells."
             )
+
+    def _check_aim(self, kind: str, n_modalities: int) -> None:
+        """Check that there is something to learn."""
+        names = ["decoupling_weight", "reconstruction_weight"]
+        if n_modalities > 1:
+            names += ["heterogeneity_weight", "homogeneity_weight", "pair_weight"]
+        settings = self._settings()
+        if kind == "none" and self.contrastive_weight:
+            raise ValueError(
+                "contrastive_weight: expected 0 without a target, got "
+                f"{self.contrastive_weight}: there are no labels to contrast."
+            )
+        if kind == "none" and not any(getattr(settings, name) for name in names):
+            raise ValueError(
+                f"{', '.join(names)}: expected one above zero without a target, "
+                "got none. Use reconstruction_weight='auto', or pass y."
+            )
+
+    def _or_auto(self, name: str, with_target: Any, without: Any) -> Any:
+        """A parameter's value, or where it is "auto" what the target asks for."""
+        given = getattr(self, name)
+        if not isinstance(given, str) or given != "auto":
+            return given
+        return without if self._kind == "none" else with_target
 
     def _settings(self) -> Settings:
         """What is minimised, with "auto" decided."""
@@ -566,12 +623,8 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             "scale_free",
         )
         settings = {name: getattr(self, name) for name in names}
-        unsupervised = self._kind == "none"
-        weights = {"reconstruction_weight": 1.0, "pair_weight": 1.0}
-        for name, value in weights.items():
-            given = getattr(self, name)
-            auto = value if unsupervised else 0.0
-            settings[name] = auto if isinstance(given, str) else float(given)
+        for name, value in (("reconstruction_weight", 0.1), ("pair_weight", 1.0)):
+            settings[name] = float(self._or_auto(name, 0.0, value))
         widths = self.mmd_bandwidths
         if not isinstance(widths, str):
             widths = tuple(np.atleast_1d(np.asarray(widths, dtype=float)).tolist())
@@ -611,10 +664,12 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         loss = _Loss(
             settings,
             kind,
-            1.0 if n_batches == 1 else BLEND,
+            # Unrolled steps start at rows of the batch: components have no names.
+            1.0 if n_batches == 1 or self.em == "unrolled" else BLEND,
             None if kind != "class" else self._class_weights(target, weight),
             self._absolute,
             partners,
+            (self._target_mean, self._target_scale) if kind == "real" else (0.0, 1.0),
         )
         # Going on, an int seed must not bring the same batches and dropout again.
         seed = self._split_seed + (self.n_iter_ if go_on else 0)
@@ -639,21 +694,23 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         self._record(record, added=go_on)
         self._warn_of_residual(settings)
 
-    def _likeliest(self, partners, training) -> dict[tuple[str, str], Bunch]:
+    def _likeliest(self, partners, training) -> dict[str, dict[str, Bunch]]:
         """Who was matched with whom, in numbers of the rows of X."""
-        found = {}
+        found: dict[str, dict[str, Bunch]] = {}
         names = self._layout.names
         for i, j in partners.plans if partners else ():
             rows, partner, share = partners.likeliest(i, j)
             if training is not None:
                 rows, partner = training[rows], training[partner]
-            found[names[i], names[j]] = Bunch(rows=rows, partner=partner, share=share)
+            own = found.setdefault(names[i], {})
+            own[names[j]] = Bunch(rows=rows, partner=partner, share=share)
         return found
 
     def _build_network(self) -> DecAlignNetwork:
         a = self._architecture
         d = a["n_components"]
-        common = self.dropout, a["activation"]
+        dropout = self._or_auto("dropout", 0.0, 0.2)
+        common = dropout, a["activation"]
         parts = []
         for m, block in enumerate(self._layout):
             front = build_tokens(
@@ -673,9 +730,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                     a["decoder"][m], block.shape, 2 * d, a["hidden"][::-1], *common
                 )
             n_layers = 0 if a["fusion"] == "none" else a["n_layers"]
-            layers = [
-                RefinerLayer(d, a["n_heads"], self.dropout) for _ in range(n_layers)
-            ]
+            layers = [RefinerLayer(d, a["n_heads"], dropout) for _ in range(n_layers)]
             parts.append(
                 ModalityPart(
                     front,
@@ -685,6 +740,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                     decoder,
                     block.likelihood,
                     self.input_dropout,
+                    _may_have_tokens(a["encoder"][m], block.shape),
                 )
             )
         n_projectors = {None: 0, "shared": 1, "separate": len(parts)}
@@ -694,12 +750,12 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             a["n_prototypes"],
             a["fusion"],
             a["n_outputs"],
-            self.dropout,
+            dropout,
             self.modality_dropout,
             a["imputation"],
             a["covariance"] == "full",
             [
-                mlp(d, (d,), d, self.dropout)
+                mlp(d, (d,), d, dropout)
                 for _ in range(n_projectors[a["distribution_encoder"]])
             ],
         )
@@ -766,7 +822,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                 f"larger ot_reg (it is {settings.ot_reg}) or "
                 "ot_reg_scale='mean_cost'.",
                 ConvergenceWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
 
     # ------------------------------------------------------------ representations
@@ -946,13 +1002,23 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         return self._scaler.inverse(t, values) if decode else values
 
 
+def _may_have_tokens(kind: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a front end may give more than one token."""
+    return not isinstance(kind, str) or (
+        len(shape) > 1 and kind not in ("linear", "mlp")
+    )
+
+
 def _gather(
     network: DecAlignNetwork, data: BlockData
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Unique parts (M, N, d) and weights (M, N) of some rows; the mean common part."""
-    keep = np.linspace(0, len(data) - 1, min(len(data), MATCHED_ROWS)).round()
-    chosen = torch.zeros(len(data), dtype=torch.bool)
-    chosen[torch.from_numpy(keep).long()] = True
+    chosen = torch.zeros(len(data), dtype=torch.bool, device=data.device)
+    for there in data.observed:  # a rare modality needs all of its rows
+        own = there.nonzero().squeeze(1)
+        n = min(len(own), MATCHED_ROWS)
+        even = torch.linspace(0, max(len(own) - 1, 0), n).round().long()
+        chosen[own[even.to(own.device)]] = True
     unique, weights = [], []
     total, mass = 0.0, 0.0
     for rows, batch in data.in_order(PREDICT_ROWS):
@@ -960,7 +1026,7 @@ def _gather(
         weight = batch["observed"].double()
         if batch["weight"] is not None:
             weight = weight * batch["weight"].double()
-        own = chosen[rows].to(weight.device)
+        own = chosen[rows]
         unique.append(parts.unique_mean[:, own].double())
         weights.append(weight[:, own])
         total = total + torch.einsum("mn,mnd->d", weight, parts.common_mean.double())

@@ -7,7 +7,7 @@ PARAMETERS = """
         Which columns belong together, see :ref:`modalities`. A `Modality` sets the
         shape of images and sequences, the likelihood, and networks of your own.
     {own}
-    n_components : int, default=32
+    n_components : int, default=64
         Width d of the unique and the common parts.
     encoder : str, class or dict, default="auto"
         Front end to tokens: "auto" is a multilayer perceptron (one token) for vectors
@@ -19,20 +19,22 @@ PARAMETERS = """
         Likewise, from both parts of a modality to its block: "linear", "mlp", "conv",
         or a class called as ``decoder(shape, 2 * n_components)``. Used where
         `reconstruction_weight` is not zero.
-    hidden : sequence of int, default=(128,)
+    hidden : sequence of int, default=(256,)
         Hidden layers of "mlp", whose output tanh bounds where there is a target;
         decoders have them in reverse.
-    activation : {"relu", "tanh", "gelu"}, default="tanh"
-        Of the hidden layers of "mlp".
-    dropout : float, default=0.0
-        Share of units dropped in training, in [0, 1).
+    activation : {"auto", "relu", "tanh", "gelu"}, default="auto"
+        Of the hidden layers of "mlp". "auto" is "tanh" with a target, "gelu" without.
+    dropout : "auto" or float, default="auto"
+        Share of units dropped in training, in [0, 1). "auto" is 0 with a target, 0.2
+        without.
     input_dropout : float, default=0.3
-        Share of a block's values that training sets to their mean, in [0, 1).
-    kernel_size : int, default=5
-        Steps that a token of a sequence looks at; odd.
-    n_tokens : int, default=32
-        Largest number of tokens of a sequence; a longer one has neighbouring steps
-        averaged.
+        Share of a block's scaled values that training sets to zero, in [0, 1).
+    kernel_size : int, default=9
+        Width of the filters over time of a sequence; odd. They come in several
+        dilations.
+    n_tokens : int, default=8
+        Segments of a sequence, a token each, which holds statistics of the filters in
+        it.
     fusion : {"auto", "cross", "self", "none"}, default="auto"
         How unique parts are refined: by a transformer whose tokens attend to those of
         the other modalities, or to their own, or not at all. "auto" is "none" where
@@ -58,12 +60,12 @@ PARAMETERS = """
     homogeneity_weight : float, default=0.05
         The paper's :math:`\\beta`, of the moments and the discrepancy of common parts.
     reconstruction_weight : "auto" or float, default="auto"
-        Weight of the error of blocks decoded from both parts. "auto" is 1 without a
-        target, else 0, as in the paper.
+        Weight of the error of blocks decoded from both parts. "auto" is 0.1 without
+        a target, else 0, as in the paper.
     pair_weight : "auto" or float, default="auto"
         Weight of InfoNCE between the common parts of rows with several modalities
         (ours). "auto" is 1 without a target, else 0.
-    pair_temperature : float, default=0.1
+    pair_temperature : float, default=0.07
         Its temperature, on parts of unit length.
     match_rows : bool, default=True
         Whether, where `pair_weight` is not zero, rows with one modality alone are
@@ -93,7 +95,8 @@ PARAMETERS = """
         Which prototypes of other modalities a row is pulled to, and what stands for
         an absent modality: those that the plan matches with its own ("plan", ours);
         the same mixed with how often prototypes meet in rows that have both
-        modalities, the more such rows there are the more ("observed", ours); or
+        modalities, n of which (or weights of a sum of n) count n / (n + K^2)
+        ("observed", ours); or
         those of the same number ("index", as in the paper).
     ot_reg : float, default=0.1
         Entropic regularisation :math:`\\lambda` of the transport.
@@ -186,15 +189,16 @@ ATTRIBUTES = """
         Mass of each tuple of prototypes, an axis a modality; None above `max_cells`
         and for one modality.
     matches_ : ndarray of shape (n_modalities, n_modalities, K, K)
-        Shares T(k'|k) of the prototypes of the second modality in those of the first.
+        Shares :math:`T(k'|k)` of the prototypes of the second modality in those of
+        the first.
     transport_cost_ : float
         Mean cost of the plan, in units of the parts' spread with `scale_free`.
     transport_residual_ : float
         Error of the plan's marginals.
-    partners_ : dict of (str, str) to Bunch
-        What `match_rows` found between two modalities: `rows` of X with the first
-        alone, the likeliest `partner` of each among those with the second alone, and
-        its `share` in the plan.
+    partners_ : dict of str to dict of str to Bunch
+        What `match_rows` found between two modalities, by their names: `rows` of X
+        with the first alone, the likeliest `partner` of each among those with the
+        second alone, and its `share` in the plan.
     history_ : dict of str to list of float
         Mean of each term of the loss in each epoch, without weights.
     loss_curve_ : list of float

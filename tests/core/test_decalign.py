@@ -23,7 +23,6 @@ from skmm.core.decalign import (
     heterogeneity,
     homogeneity,
     keep_some,
-    masked_mean,
     match_all,
     match_prototypes,
     pair_contrast,
@@ -40,7 +39,7 @@ from skmm.core.prototypes import (
     moment_step,
     responsibilities,
 )
-from skmm.core.tokens import RefinerLayer, build_tokens, positions
+from skmm.core.tokens import LEAST_SPREAD, RefinerLayer, build_tokens, positions
 from skmm.core.transport import Plan, StarPlan
 
 SEEDS = range(3)
@@ -162,6 +161,15 @@ def assert_close(found, expected, **close):
 # ------------------------------------------------------------------------- network
 
 
+def pooled(pool, tokens, part):
+    """Mean, spread and largest value of real tokens ``(1, t, d)``, mapped; ``(d,)``."""
+    if len(part.shape) == 1:
+        return tokens[0, 0]
+    spread = (tokens[0].var(0, unbiased=False) + LEAST_SPREAD).sqrt()
+    parts = [tokens[0].mean(0), spread, tokens[0].amax(0)]
+    return pool.map.weight @ torch.cat(parts)
+
+
 def loop_forward(network, batch, observed):
     """One row at a time, of what is there alone, without any mask."""
     blocks, steps = batch
@@ -177,14 +185,15 @@ def loop_forward(network, batch, observed):
             mask = None if steps[i] is None else steps[i][row : row + 1]
             t, real = part.front(x, mask)
             tokens[i] = t if real is None else t[:, real[0]]
-            unique[i, row] = (tokens[i] @ part.unique.weight.T).mean(1)
-            common[i, row] = (tokens[i] @ network.common.weight.T).mean(1)
+            s, c = (tokens[i] @ f.weight.T for f in (part.unique, network.common))
+            unique[i, row] = pooled(part.pool, s, part)
+            common[i, row] = pooled(network.pool, c, part)
         present = [*tokens]
         share = {
             i: responsibilities(unique[i, row][None], network.prototypes[i])[0]
             for i in present
         }
-        queries, keys = {}, {}
+        queries, keys, stand_ins = {}, {}, {}
         for i, part in enumerate(network.modalities):
             if i in tokens:
                 queries[i] = tokens[i] @ part.unique.weight.T
@@ -197,7 +206,7 @@ def loop_forward(network, batch, observed):
                     stand_in = sum(said) / len(said) @ network.means[i]
                 else:
                     stand_in = network.weights[i] @ network.means[i]
-                queries[i] = stand_in[None, None]
+                queries[i], stand_ins[i] = stand_in[None, None], stand_in
                 means = [common[j, row] for j in present]
                 shared[i, row] = sum(means) / len(means) if means else network.middle
             if len(network.modalities[i].shape) != 1 and network.fusion != "none":
@@ -213,7 +222,10 @@ def loop_forward(network, batch, observed):
                 over = own if network.fusion == "cross" else None
                 length = h.shape[1] if over is None else over.shape[1]
                 h = layer(h, over, torch.ones(1, length, dtype=torch.bool))
-            refined[i, row] = h.mean(1)[0]
+            if network.fusion == "none":
+                refined[i, row] = unique[i, row] if i in tokens else stand_ins[i]
+                continue
+            refined[i, row] = pooled(part.pool_refined, h, part)
     fused = torch.cat([*refined, *shared], 1)
     output = fused @ network.head.weight.T + network.head.bias
     return unique, common, refined, fused, output
@@ -279,7 +291,7 @@ class TestForward:
             [blocks[0], longer.flatten(1), blocks[2]],
             [None, F.pad(steps[1], (0, 5)), None],
         )
-        assert front.pool == 2
+        assert front.size == 2
         assert found.unique[1].shape[1] > expected.unique[1].shape[1]
         assert_close(tensors_of(found), tensors_of(expected))
 
@@ -357,6 +369,8 @@ class TestForward:
         observed = some_observed(n=40)
         assert torch.equal(network(*batch, observed).kept, observed)
         network.train()
+        for part in network.modalities:
+            part.front.eval()  # whose statistics are those of the batch in training
         with torch.random.fork_rng():
             torch.manual_seed(0)
             parts = network(*batch, observed)
@@ -418,18 +432,6 @@ class TestMasks:
             torch.manual_seed(0)
             only = keep_some(observed, 1.0).double().mean(1)
         assert (only - 0.25).abs().max() < 5 * math.sqrt(0.1875 / 5000)
-
-    def test_masked_mean(self):
-        tokens, mask = normal(4, 3, 2), normal(4, 3, seed=1) > 0
-        mask[0], mask[1] = False, True
-        found = masked_mean(tokens, mask)
-        assert (found[0] == 0).all()
-        for n in range(1, 4):
-            if mask[n].any():
-                torch.testing.assert_close(found[n], tokens[n][mask[n]].mean(0))
-        torch.testing.assert_close(
-            masked_mean(tokens[:, :1], mask[:, :1]), tokens[:, 0]
-        )
 
 
 class TestImputation:

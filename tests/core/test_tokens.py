@@ -11,14 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from skmm.core.tokens import (
+    LEAST_SPREAD,
     PATCHES,
     Attention,
     PatchTokens,
     RefinerLayer,
     SequenceTokens,
+    TokenPool,
     build_tokens,
-    pool_steps,
     positions,
+    segment_statistics,
 )
 
 SEEDS = range(4)
@@ -168,50 +170,106 @@ class TestRefinerLayer:
         torch.testing.assert_close(found, expected, **EXACT)
 
 
-class TestPooling:
+def loop_statistics(h, steps, size):
+    """Statistics of each segment of one row: ``h (F, T)``, ``steps (T,)``."""
+    rows, there = [], []
+    for start in range(0, h.shape[1], size):
+        real = [
+            h[:, t] for t in range(start, min(start + size, len(steps))) if steps[t]
+        ]
+        there.append(bool(real))
+        if not real:
+            rows.append(torch.zeros(4 * len(h)).double())
+            continue
+        values = torch.stack(real)
+        spread = values.var(0, unbiased=False)
+        parts = [values.mean(0), (spread + LEAST_SPREAD).log()]
+        rows.append(torch.cat([*parts, values.amax(0), -values.amin(0)]))
+    return torch.stack(rows), torch.tensor(there)
+
+
+class TestStatistics:
     @FEW
     @given(seeds, st.integers(1, 9), st.integers(1, 10))
-    def test_means_of_neighbouring_real_steps(self, seed, n_steps, size):
-        h, steps = normal(3, n_steps, 2, seed=seed), some_steps(seed, 3, n_steps)
+    def test_segments_as_a_loop(self, seed, n_steps, size):
+        h, steps = normal(3, 2, n_steps, seed=seed), some_steps(seed, 3, n_steps)
         steps[1] = normal(n_steps, seed=seed) > 0  # with gaps, or nothing at all
-        pooled, mask = pool_steps(h, steps, size)
-        assert pooled.shape == (3, math.ceil(n_steps / size), 2)
-        for n, t in itertools.product(range(3), range(pooled.shape[1])):
-            group = range(t * size, min((t + 1) * size, n_steps))
-            real = [h[n, s] for s in group if steps[n, s]]
-            assert mask[n, t] == bool(real)
-            expected = sum(real) / len(real) if real else torch.zeros(2).double()
-            torch.testing.assert_close(pooled[n, t], expected, **EXACT)
+        found, mask = segment_statistics(h, steps, size)
+        assert found.shape == (3, math.ceil(n_steps / size), 8)
+        for n in range(3):
+            expected, there = loop_statistics(h[n], steps[n], size)
+            torch.testing.assert_close(found[n], expected, **EXACT)
+            assert torch.equal(mask[n], there)
 
     @pytest.mark.parametrize("size", [1, 2, 3])
     def test_no_gradient_at_padding(self, size):
-        h, steps = normal(3, 7, 2).requires_grad_(), some_steps(1, 3, 7)
-        pool_steps(h, steps, size)[0].sum().backward()
-        assert (h.grad[~steps] == 0).all()
-        assert (h.grad[steps] != 0).all()
+        h, steps = normal(3, 2, 7).requires_grad_(), some_steps(1, 3, 7)
+        found, mask = segment_statistics(h, steps, size)
+        found[mask].sum().backward()
+        assert h.grad.isfinite().all()
+        assert (h.grad.mT[~steps] == 0).all()
+
+
+class TestPool:
+    @FEW
+    @given(seeds, st.integers(2, 6))
+    def test_starts_as_the_mean_and_maps_three_statistics(self, seed, n_tokens):
+        pool = TokenPool(3).double()
+        tokens, mask = normal(4, n_tokens, 3, seed=seed), some_steps(seed, 4, n_tokens)
+        mask[1] = False
+        start = pool(tokens, mask)
+        nn.init.normal_(pool.map.weight)
+        found = pool(tokens, mask)
+        for n in range(4):
+            real = tokens[n][mask[n]]
+            if not len(real):
+                assert (found[n] == 0).all()
+                continue
+            spread = (real.var(0, unbiased=False) + LEAST_SPREAD).sqrt()
+            parts = torch.cat([real.mean(0), spread, real.amax(0)])
+            torch.testing.assert_close(start[n], real.mean(0), **EXACT)
+            torch.testing.assert_close(found[n], pool.map.weight @ parts, **EXACT)
+
+    def test_one_token_is_passed_on(self):
+        tokens = normal(2, 1, 3)
+        found = seeded(lambda: TokenPool(3))(tokens, torch.tensor([[True], [False]]))
+        assert torch.equal(found, tokens[:, 0])
 
 
 class TestSequences:
     @pytest.mark.parametrize("n_tokens", [3, 32])
-    @pytest.mark.parametrize("n_layers", [1, 2])
+    @pytest.mark.parametrize("n_steps", [7, 20, 120])
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_each_row_as_if_alone_and_not_padded(self, seed, n_layers, n_tokens):
-        front = seeded(lambda: SequenceTokens((7, 2), 4, 3, n_layers, n_tokens), seed)
-        x, steps = normal(5, 7, 2, seed=seed), some_steps(seed, 5, 7)
+    def test_each_row_as_if_alone_and_not_padded(self, seed, n_steps, n_tokens):
+        front = seeded(lambda: SequenceTokens((n_steps, 2), 4, 3, n_tokens, 5), seed)
+        x, steps = normal(5, n_steps, 2, seed=seed), some_steps(seed, 5, n_steps)
+        front(x, steps)  # moves the averages
+        front.eval()
         tokens, mask = front(torch.where(steps[..., None], x, 1e3), steps)
         assert tokens.shape[1] <= n_tokens
         for n in range(5):
             length = int(steps[n].sum())
-            h = x[n : n + 1, :length].mT
-            for i, c in enumerate(front.convolutions):
-                h = F.conv1d(h.relu() if i else h, c.weight, c.bias, padding=1)
-            groups = h[0].mT.split(front.pool)
-            expected = torch.stack([group.mean(0) for group in groups])
+            h = torch.cat(
+                [
+                    F.conv1d(
+                        F.pad(x[n, :length].mT, (c.dilation[0], c.dilation[0])),
+                        c.weight,
+                        c.bias,
+                        front.stride,
+                        dilation=c.dilation,
+                    )
+                    for c in front.filters
+                ]
+            )
+            z, _ = loop_statistics(h, [True] * h.shape[1], front.size)
+            norm = front.norm
+            z = (z - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+            expected = z @ front.out.weight.T + front.out.bias
             torch.testing.assert_close(tokens[n][mask[n]], expected, **EXACT)
             assert (tokens[n][~mask[n]] == 0).all()
 
     def test_more_padding_changes_nothing(self):
-        front = seeded(lambda: SequenceTokens((6, 2), 4, 5, 1, 3))
+        front = seeded(lambda: SequenceTokens((6, 2), 4, 5, 3))
         x, steps = normal(4, 6, 2), some_steps(0, 4, 6)
         tokens, mask = front(x, steps)
         longer = F.pad(x, (0, 0, 0, 5), value=9.0), F.pad(steps, (0, 5))
@@ -222,7 +280,7 @@ class TestSequences:
         assert (more[:, 3:] == 0).all()
 
     @pytest.mark.parametrize(
-        ("n_steps", "n_tokens"), [(1, 32), (32, 32), (33, 32), (9, 2)]
+        ("n_steps", "n_tokens"), [(1, 32), (32, 32), (33, 32), (9, 2), (200, 8)]
     )
     def test_number_of_tokens(self, n_steps, n_tokens):
         front = seeded(
@@ -230,9 +288,14 @@ class TestSequences:
         )
         x, steps = normal(2, n_steps, 2), torch.ones(2, n_steps, dtype=torch.bool)
         tokens, mask = front(x, steps)
-        size = math.ceil(n_steps / n_tokens)
-        assert tokens.shape == (2, math.ceil(n_steps / size), 4)
+        seen = math.ceil(n_steps / front.stride)
+        assert tokens.shape == (2, math.ceil(seen / math.ceil(seen / n_tokens)), 4)
         assert mask.all()
+
+    def test_wide_sequences_are_reduced_first(self):
+        front = seeded(lambda: SequenceTokens((6, 50), 4))
+        assert {layer.in_channels for layer in front.filters} == {4}
+        assert front(normal(2, 6, 50), torch.ones(2, 6).bool())[0].isfinite().all()
 
     def test_row_without_steps_and_sequence_shorter_than_the_kernel(self):
         front = seeded(lambda: SequenceTokens((2, 3), 4, kernel_size=5))
@@ -241,6 +304,8 @@ class TestSequences:
         assert (tokens[1] == 0).all()
         assert torch.equal(mask, steps)
         assert tokens.isfinite().all()
+        alone, _ = front(normal(1, 2, 3), torch.tensor([[True, False]]))
+        assert alone.isfinite().all()  # a batch of one token
 
 
 class TestPatches:

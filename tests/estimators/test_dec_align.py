@@ -213,7 +213,7 @@ def test_unlabelled_rows(data):
     other = clone(model).fit(X, flipped)
     assert abs(model.predict_proba(X) - other.predict_proba(X)).max() > 1e-6
     # Without task the labels play no part but for the number of prototypes.
-    with pytest.raises(ValueError, match="at least 2 classes, got one class"):
+    with pytest.raises(ValueError, match="of at least 2 classes, got one class"):
         clone(model).fit(X, np.where(y == 1, -1, y))
 
 
@@ -234,6 +234,7 @@ def test_weights_are_repetitions(kind, data):
     weight = rng.integers(0, 3, len(X))
     model = kind(
         **SMALL | {"max_epochs": 5},
+        dropout=0.0,
         input_dropout=0.0,
         modality_dropout=0.0,
         batch_size=1000,
@@ -356,8 +357,26 @@ def test_a_plan_that_does_not_meet_its_marginals_is_told(data):
 
 
 def test_too_many_prototypes(data):
-    with pytest.raises(ValueError, match="n_prototypes: expected at most"):
-        DecAlignTransformer(**SMALL | {"n_prototypes": 500}).fit(data[0])
+    model = DecAlignTransformer(**SMALL | {"n_prototypes": 95})
+    with pytest.raises(ValueError, match="n_prototypes: expected at most 90, the rows"):
+        model.fit(data[0])
+    with pytest.raises(ValueError, match="n_prototypes: expected at most batch_size=9"):
+        model.set_params(batch_size=9).fit(data[0])
+
+
+def test_nothing_to_learn(data):
+    weights = dict.fromkeys(
+        (
+            "decoupling_weight",
+            "reconstruction_weight",
+            "heterogeneity_weight",
+            "homogeneity_weight",
+            "pair_weight",
+        ),
+        0.0,
+    )
+    with pytest.raises(ValueError, match="expected one above zero without a target"):
+        DecAlignTransformer(**SMALL, **weights).fit(data[0])
 
 
 def test_one_modality(data):
@@ -403,7 +422,10 @@ def test_sequences_and_images(fusion):
 
 def test_padding_changes_nothing():
     X, y = shaped()
-    model = DecAlignClassifier(**SMALL | {"modalities": SHAPES}, input_dropout=0.0)
+    # As many tokens as steps: they are the same ones.
+    model = DecAlignClassifier(
+        **SMALL | {"modalities": SHAPES}, input_dropout=0.0, n_tokens=9
+    )
     model.fit(X, y)
     longer = {
         "sequence": Modality(slice(0, 27), shape=(9, 3)),
@@ -483,7 +505,7 @@ def test_few_pairs_are_enough(seed):
 def test_partners_are_rows_of_one_modality():
     X, _ = halves()
     model = DecAlignTransformer([12, 10], max_epochs=1, random_state=0).fit(X)
-    (found,) = model.partners_.values()
+    ((found,),) = (part.values() for part in model.partners_.values())
     assert len(found.rows) == 138
     assert np.isnan(X[found.rows, 12:]).all()
     assert np.isnan(X[found.partner, :12]).all()
