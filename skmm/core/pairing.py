@@ -29,7 +29,7 @@ N_VARIATES = 64
 N_ROUNDS = 15
 # Regularisation of the plan at the first and the last round, of cosines.
 WIDEST, NARROWEST = 0.05, 0.02
-# Weight of a lone row, of that of a pair, at the first and the last round.
+# Weight of a lone row, of that of a pair: it rises from the first to the last number.
 FIRST_WEIGHT, LAST_WEIGHT = 0.02, 0.3
 # Of the covariances, over the root of the number of rows; in units of the variance of a
 # standardised column.

@@ -38,6 +38,8 @@ class OneToken(nn.Module):
     def forward(self, x: Tensor, steps: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens of ``(n, *shape)``: one a row, or those of an encoder that gives more.
 
+        With as many tokens as time steps, those of padded steps are masked.
+
         Raises
         ------
         ValueError
@@ -51,7 +53,9 @@ class OneToken(nn.Module):
                 f"(n, n_tokens, {self.n_out}) of n = {len(x)} blocks, got "
                 f"{tuple(out.shape)} from {type(self.encoder).__name__}."
             )
-        return z, None
+        # A token a time step: padded ones are padded tokens.
+        a_step = steps is not None and z.shape[1] == steps.shape[1] > 1
+        return z, steps if a_step else None
 
 
 class SequenceTokens(nn.Module):

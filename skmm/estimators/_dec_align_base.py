@@ -121,19 +121,19 @@ class _Loss:
         self.class_weight, self.absolute = class_weight, absolute
         self.memory = Memory()
         self.sums: dict[str, Any] = {}
-        self.n_rows = 0
+        self.counts: dict[str, int] = {}
 
     def begin_epoch(self, number: int) -> None:
         """Start the sums of the terms anew, and draw partners of lone rows."""
-        self.sums, self.n_rows = {}, 0
+        self.sums, self.counts = {}, {}
         # A taken-up run starts an epoch with nothing else.
         self.memory = Memory()
         if self.partners:
             self.partners.draw()
 
     def end_epoch(self) -> dict[str, float]:
-        """Mean of each term over the rows of the epoch."""
-        return {k: float(v) / self.n_rows for k, v in self.sums.items()}
+        """Mean of each term over the rows of the batches that have it."""
+        return {k: float(v) / self.counts[k] for k, v in self.sums.items()}
 
     def __call__(
         self,
@@ -170,8 +170,8 @@ class _Loss:
             total = total + settings.contrastive_weight * terms["contrastive"]
         if network.training:
             n = parts.observed.shape[1]
-            self.n_rows += n
             for name, value in terms.items():
+                self.counts[name] = self.counts.get(name, 0) + n
                 self.sums[name] = self.sums.get(name, 0.0) + n * value.detach()
         return total
 
@@ -955,7 +955,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data; only the columns of `source` matter.
+            Data; of valid values only those of `source` matter.
         source, target : str
             Names of modalities.
         decode : bool, default=False

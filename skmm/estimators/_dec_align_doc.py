@@ -5,7 +5,8 @@
 PARAMETERS = """
     modalities : "auto", None, list of int, mapping or callable, default="auto"
         Which columns belong together, see :ref:`modalities`. A `Modality` sets the
-        shape of images and sequences, the likelihood, and networks of your own.
+        shape of images and sequences, the likelihood (its `scale` is not used), and
+        networks of your own.
     {own}
     n_components : int, default=64
         Width d of the unique and the common parts.

@@ -19,7 +19,6 @@ from skmm.core.decalign import (
     Parts,
     Settings,
     alignment_terms,
-    contrast,
     heterogeneity,
     homogeneity,
     keep_some,
@@ -389,7 +388,7 @@ class TestForward:
         wide = parts.in_full_precision()
         assert all(t.dtype == torch.float32 for t in (*tensors_of(wide), *wide.unique))
         double = build()(*batch)
-        assert double.in_full_precision() is double
+        assert_close(tensors_of(double.in_full_precision()), tensors_of(double))
 
     def test_common_parts_of_some_rows(self):
         network, (blocks, steps) = build(), draw()
@@ -1146,17 +1145,6 @@ class TestCompanions:
         value = pair_contrast(common, observed, ones(4), 0.3)
         assert value == 0
         assert (torch.autograd.grad(value, common)[0] == 0).all()
-
-    def test_contrast_rounds_real_targets(self):
-        z = normal(7, 3)
-        y = torch.tensor([-0.4, 0.3, 1.2, 0.9, -2.6, -3.0, 2.4]).double()
-        classes = torch.tensor([2, 2, 3, 3, 0, 0, 4])
-        settings, weight = Settings(contrastive_temperature=0.3), normal(7).abs() + 1
-        found = contrast(z, y, weight, settings)
-        assert found > 0
-        torch.testing.assert_close(found, contrast(z, classes, weight, settings))
-        other = contrast(z, classes, weight, Settings(contrastive_temperature=0.5))
-        assert (other - found).abs() > 1e-3
 
     @pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli"])
     def test_reconstruction_by_loop(self, likelihood):

@@ -217,6 +217,19 @@ def test_unlabelled_rows(data):
         clone(model).fit(X, np.where(y == 1, -1, y))
 
 
+def test_real_targets_contrast_in_their_units(data):
+    X, _, y = data
+    strong = {"contrastive_weight": 10.0, "pair_weight": 0.0}
+    model = DecAlignRegressor(**SMALL, **strong)
+    # The same integers are the same classes; other units are other classes.
+    a = clone(model).fit(X, y).history_["contrastive"]
+    b = clone(model).fit(X, y.round()).history_["contrastive"]
+    c = clone(model).fit(X, y / 100).history_["contrastive"]
+    assert abs(a[0] - b[0]) < abs(a[0] - c[0])
+    with pytest.raises(ValueError, match="contrastive_weight: expected 0 without a"):
+        DecAlignTransformer(contrastive_weight=1.0, **SMALL).fit(X)
+
+
 def test_class_weights_move_the_balance(data):
     X, labels, _ = data
     rare = DecAlignClassifier(**SMALL | {"max_epochs": 20})
