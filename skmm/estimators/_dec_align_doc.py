@@ -20,9 +20,9 @@ PARAMETERS = """
         Likewise, from both parts of a modality to its block: "linear", "mlp", "conv",
         or a class called as ``decoder(shape, 2 * n_components)``. Used where
         `reconstruction_weight` is not zero.
-    hidden : sequence of int, default=(256,)
+    hidden : "auto" or sequence of int, default="auto"
         Hidden layers of "mlp", whose output tanh bounds where there is a target;
-        decoders have them in reverse.
+        decoders have them in reverse. "auto" is (128,) with a target, (256,) without.
     activation : {"auto", "relu", "tanh", "gelu"}, default="auto"
         Of the hidden layers of "mlp". "auto" is "tanh" with a target, "gelu" without.
     dropout : "auto" or float, default="auto"
