@@ -9,6 +9,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skmm import (
     CrossModalGraphicalLasso,
     DCMEMEncoder,
+    DecAlignClassifier,
+    DecAlignRegressor,
+    DecAlignTransformer,
     DPMixtureFusion,
     Modality,
     OneModalityWarning,
@@ -87,6 +90,14 @@ CONFIGURATIONS = [
         output="all",
         joint="concat",
         keep_missing=True,
+    ),
+    DecAlignTransformer(max_epochs=5),
+    DecAlignTransformer(
+        modalities=halves, hidden=(16,), max_epochs=5, output="all", imputation="token"
+    ),
+    DecAlignClassifier(modalities=halves, hidden=(16,), max_epochs=30),
+    DecAlignRegressor(
+        modalities=columns, hidden=(16,), max_epochs=40, fusion="cross", n_prototypes=2
     ),
 ]
 

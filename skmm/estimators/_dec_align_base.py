@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from sklearn.base import TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -695,22 +694,23 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         self._record(record, added=go_on)
         self._warn_of_residual(settings)
 
-    def _likeliest(self, partners, training) -> dict[str, dict[str, Bunch]]:
+    def _likeliest(self, partners, training) -> dict[str, Any]:
         """Who was matched with whom, in numbers of the rows of X."""
-        found: dict[str, dict[str, Bunch]] = {}
+        found: dict[str, Any] = {}
         names = self._layout.names
         for i, j in partners.plans if partners else ():
             rows, partner, share = partners.likeliest(i, j)
             if training is not None:
                 rows, partner = training[rows], training[partner]
             own = found.setdefault(names[i], {})
-            own[names[j]] = Bunch(rows=rows, partner=partner, share=share)
+            own[names[j]] = {"rows": rows, "partner": partner, "share": share}
         return found
 
     def _build_network(self) -> DecAlignNetwork:
         a = self._architecture
         d = a["n_components"]
-        dropout = self._or_auto("dropout", 0.0, 0.2)
+        vectors = all(len(block.shape) == 1 for block in self._layout)
+        dropout = self._or_auto("dropout", 0.0 if vectors else 0.2, 0.2)
         common = dropout, a["activation"]
         parts = []
         for m, block in enumerate(self._layout):
@@ -740,7 +740,8 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                     layers,
                     decoder,
                     block.likelihood,
-                    self.input_dropout,
+                    # A value of a sequence or picture is told by its neighbours.
+                    self.input_dropout if len(block.shape) == 1 else 0.0,
                     _may_have_tokens(a["encoder"][m], block.shape),
                 )
             )
@@ -784,11 +785,11 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         attributes = {
             "_network_state": to_arrays(state),
             "prototypes_": {
-                name: Bunch(
-                    weights=to_arrays(weights[m]),
-                    means=to_arrays(means[m]),
-                    covariances=to_arrays(covariances[m]),
-                )
+                name: {
+                    "weights": to_arrays(weights[m]),
+                    "means": to_arrays(means[m]),
+                    "covariances": to_arrays(covariances[m]),
+                }
                 for m, name in enumerate(names)
             },
             "matches_": to_arrays(found.matches),

@@ -26,10 +26,10 @@ PARAMETERS = """
     activation : {"auto", "relu", "tanh", "gelu"}, default="auto"
         Of the hidden layers of "mlp". "auto" is "tanh" with a target, "gelu" without.
     dropout : "auto" or float, default="auto"
-        Share of units dropped in training, in [0, 1). "auto" is 0 with a target, 0.2
-        without.
+        Share of units dropped in training, in [0, 1). "auto" is 0.2, but 0 with a
+        target where every modality is a vector.
     input_dropout : float, default=0.3
-        Share of a block's scaled values that training sets to zero, in [0, 1).
+        Share of a vector's scaled values that training sets to zero, in [0, 1).
     kernel_size : int, default=9
         Width of the filters over time of a sequence; odd. They come in several
         dilations.
@@ -141,7 +141,8 @@ PARAMETERS = """
         Passes over the training rows.
     batch_size : int, default=256
         Rows a step, whose distributions are compared. A last batch under half this
-        size is merged.
+        size is merged. Long sequences learn as much from fewer, smaller steps: 64
+        rows and 15 epochs at a rate of 0.005, say.
     weight_decay : float, default=4.0
         Decoupled weight decay (AdamW) of an epoch, divided among its steps.
     clip_norm : float or None, default=5.0
@@ -181,7 +182,7 @@ ATTRIBUTES = """
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, where X has string names.
     {own}
-    prototypes_ : dict of str to Bunch
+    prototypes_ : dict of str to dict
         Mixture of each modality's unique parts over the training rows: `weights` (K,),
         `means` (K, d) and `covariances` (K, d) or (K, d, d).
     n_prototypes_ : int
@@ -196,7 +197,7 @@ ATTRIBUTES = """
         Mean cost of the plan, in units of the parts' spread with `scale_free`.
     transport_residual_ : float
         Error of the plan's marginals.
-    partners_ : dict of str to dict of str to Bunch
+    partners_ : dict of str to dict of str to dict
         What `match_rows` found between two modalities, by their names: `rows` of X
         with the first alone, the likeliest `partner` of each among those with the
         second alone, and its `share` in the plan.

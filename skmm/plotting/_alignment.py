@@ -705,10 +705,12 @@ def _plans(estimator: Any) -> dict[tuple[str, str], np.ndarray]:
             "estimator: expected two modalities or more, between which there is a "
             f"plan, got {names}. Choose kind='common' or 'terms'."
         )
-    return {
-        (a, b): estimator.prototypes_[a].weights[:, None] * estimator.matches_[i, j]
-        for (i, a), (j, b) in permutations(enumerate(names), 2)
-    }
+    plans = {}
+    for (i, a), (j, b) in combinations(enumerate(names), 2):
+        weights = estimator.prototypes_[a]["weights"]
+        plans[a, b] = weights[:, None] * estimator.matches_[i, j]
+        plans[b, a] = plans[a, b].T
+    return plans
 
 
 def _labels(estimator: Any, X: Any, y: Any) -> dict[str, np.ndarray] | None:

@@ -297,7 +297,7 @@ def test_fitted_prototypes_and_plan(fitted):
     assert plan.shape == (3, 3)
     for m, name in enumerate("ab"):
         # Within ot_tol of the marginals.
-        weights = fitted.prototypes_[name].weights
+        weights = fitted.prototypes_[name]["weights"]
         assert_allclose(plan.sum(1 - m), weights, atol=2e-6)
     assert_allclose(fitted.matches_.sum(-1), 1)
     assert_array_equal(fitted.matches_[0, 0], np.eye(3))
@@ -316,7 +316,7 @@ def test_transport_is_the_formula(fitted, data):
     rows = ~np.isnan(X[:, 0])
     w = fitted.responsibilities(X[rows], "a")
     assert_allclose(w.sum(1), 1)
-    expected = w @ fitted.matches_[0, 1] @ fitted.prototypes_["b"].means
+    expected = w @ fitted.matches_[0, 1] @ fitted.prototypes_["b"]["means"]
     assert_allclose(fitted.transport(X[rows], "a", "b"), expected, atol=1e-9)
     # It stands for the unique part where the target is missing.
     lone = np.isnan(X[:, 6:]).all(1)
@@ -357,7 +357,7 @@ def test_many_modalities_meet_at_atoms():
 def test_full_covariances(data):
     X, labels, _ = data
     model = DecAlignClassifier(covariance="full", **SMALL).fit(X, labels)
-    assert model.prototypes_["a"].covariances.shape == (3, 8, 8)
+    assert model.prototypes_["a"]["covariances"].shape == (3, 8, 8)
     with pytest.raises(ValueError, match=r"3\*\*2 cells; max_cells is 8"):
         model.set_params(max_cells=8).fit(X, labels)
 
@@ -519,10 +519,10 @@ def test_partners_are_rows_of_one_modality():
     X, _ = halves()
     model = DecAlignTransformer([12, 10], max_epochs=1, random_state=0).fit(X)
     ((found,),) = (part.values() for part in model.partners_.values())
-    assert len(found.rows) == 138
-    assert np.isnan(X[found.rows, 12:]).all()
-    assert np.isnan(X[found.partner, :12]).all()
-    assert ((found.share > 0) & (found.share <= 1)).all()
+    assert len(found["rows"]) == 138
+    assert np.isnan(X[found["rows"], 12:]).all()
+    assert np.isnan(X[found["partner"], :12]).all()
+    assert ((found["share"] > 0) & (found["share"] <= 1)).all()
     model.set_params(match_rows=False).fit(X)
     assert model.partners_ == {}
 

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from skmm import (
     CrossModalGraphicalLasso,
     DCMEMEncoder,
+    DecAlignTransformer,
     DPMixtureFusion,
     Modality,
     TCMaxClassifier,
@@ -197,3 +198,28 @@ def test_a_model_set_to_a_gpu_opens_without_one(data, monkeypatch):
         np.testing.assert_array_equal(again.predict_proba(data[0]), expected)
     with pytest.raises(ValueError, match="device: 'cuda:0' is not available"):
         again.fit(*data)
+
+
+@pytest.mark.parametrize("target", [False, True])
+def test_decalign(data, target):
+    X, y = data
+    X, y = np.tile(X, (4, 1)), np.tile(y, 4)
+    X[1::3, 3:] = np.nan
+    groups = {"a": slice(0, 3), "b": [4, 3]}
+    model = DecAlignTransformer(groups, max_epochs=2, warm_start=True, random_state=0)
+    model.fit(X, y if target else None)
+    assert bool(model.partners_) == (not target)
+    kinds = {type(x) for x in leaves(vars(model))}
+    assert not any(issubclass(k, (torch.Tensor, torch.nn.Module)) for k in kinds)
+    file = skops.io.dumps(model)
+    unknown = skops.io.get_untrusted_types(data=file)
+    assert all(name.startswith("skmm.") for name in unknown)
+    for again in (
+        pickle.loads(pickle.dumps(model)),
+        skops.io.loads(file, trusted=unknown),
+    ):
+        np.testing.assert_array_equal(again.transform(X), model.transform(X))
+        there = ~np.isnan(X[:, 0])
+        np.testing.assert_array_equal(
+            again.transport(X[there], "a", "b"), model.transport(X[there], "a", "b")
+        )

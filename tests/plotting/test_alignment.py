@@ -85,7 +85,7 @@ def test_plan_is_weights_times_matches():
     names = list(MODALITIES)
     for (a, b), image in display.images_.items():
         i, j = names.index(a), names.index(b)
-        weights = fitted().prototypes_[a].weights
+        weights = fitted().prototypes_[a]["weights"]
         plan = weights[:, None] * fitted().matches_[i, j]
         rows, columns = display.orders_[a, b]
         assert sorted(rows) == sorted(columns) == [0, 1, 2]
