@@ -37,6 +37,12 @@ def columns(X):
     return groups | {"last": Modality([n - 1], shape=(1,), scaling="block")}
 
 
+SMALL_AND_STILL = {
+    "hidden": (16,),
+    "dropout": 0.0,
+    "input_dropout": 0.0,
+    "modality_dropout": 0.0,
+}
 CONFIGURATIONS = [
     TCMaxClassifier(),
     TCMaxClassifier(modalities=halves),
@@ -93,15 +99,32 @@ CONFIGURATIONS = [
     ),
     DecAlignTransformer(max_epochs=5),
     DecAlignTransformer(
-        modalities=halves, hidden=(16,), max_epochs=5, output="all", imputation="token"
+        modalities=columns,
+        max_epochs=5,
+        output="all",
+        imputation="token",
+        n_components=16,
+        **SMALL_AND_STILL,
     ),
-    DecAlignClassifier(modalities=halves, hidden=(16,), max_epochs=30),
+    DecAlignClassifier(modalities=halves, max_epochs=30, **SMALL_AND_STILL),
     DecAlignRegressor(
-        modalities=columns, hidden=(16,), max_epochs=40, fusion="cross", n_prototypes=2
+        modalities=halves,
+        max_epochs=40,
+        fusion="cross",
+        n_components=16,
+        **SMALL_AND_STILL,
     ),
 ]
 
 
-@parametrize_with_checks(CONFIGURATIONS)
+def expected_failures(estimator):
+    """Of DecAlign's defaults; with all dropout off the check passes."""
+    if getattr(estimator, "input_dropout", 0) == 0:
+        return {}
+    reason = "dropout draws a mask a row: a row of weight 2 has one, two rows have two"
+    return {"check_sample_weight_equivalence_on_dense_data": reason}
+
+
+@parametrize_with_checks(CONFIGURATIONS, expected_failed_checks=expected_failures)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

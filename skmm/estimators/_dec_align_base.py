@@ -476,7 +476,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
         counted = observed if weight is None else observed[weight > 0]
         if go_on:
             check_observed(observed, layout, sample_weight=weight)
-        self._decide(kind, len(layout), counted.sum(0), go_on=go_on)
+        self._decide(kind, len(counted), counted.sum(0), go_on=go_on)
         self._check_aim(kind, len(layout))
         encoders = self._network_kinds(layout, "encoder", TOKENS, "n_components")
         self._keep_architecture(
@@ -538,7 +538,7 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
                 )
 
     def _decide(
-        self, kind: str, n_modalities: int, n_rows: np.ndarray, *, go_on: bool
+        self, kind: str, n_samples: int, n_rows: np.ndarray, *, go_on: bool
     ) -> None:
         """Number of prototypes and what else "auto" leaves open."""
         self._kind = kind
@@ -556,20 +556,21 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             if self.n_prototypes > least:
                 raise ValueError(
                     f"n_prototypes: expected at most {least}, the rows of the modality "
-                    f"with the fewest, got {self.n_prototypes}."
+                    f"with the fewest (n_samples={n_samples}), got "
+                    f"{self.n_prototypes}. Use fewer, or 'auto'."
                 )
             wanted = int(self.n_prototypes)
         else:
             wanted = len(self.classes_) if kind == "class" else N_PROTOTYPES
-        # A step needs as many rows as prototypes.
-        self.n_prototypes_ = min(wanted, least, int(self.batch_size))
-        if (
-            self.covariance == "full"
-            and self.n_prototypes_**n_modalities > self.max_cells
-        ):
+            # A step needs a row a prototype, of the rarest modality, too.
+            in_a_batch = least * min(1.0, self.batch_size / max(n_samples, 1))
+            wanted = max(min(wanted, int(in_a_batch)), 1)
+        self.n_prototypes_ = min(wanted, least)
+        cells = self.n_prototypes_ ** len(n_rows)
+        if self.covariance == "full" and cells > self.max_cells:
             raise ValueError(
                 "covariance: 'full' needs a plan of all tuples, which has "
-                f"{self.n_prototypes_}**{n_modalities} cells; max_cells is "
+                f"{self.n_prototypes_}**{len(n_rows)} cells; max_cells is "
                 f"{self.max_cells}. Use covariance='diag', fewer n_prototypes or a "
                 "larger max_cells."
             )
