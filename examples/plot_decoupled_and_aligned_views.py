@@ -124,11 +124,10 @@ AlignmentDisplay.from_estimator(aligned, X[test], y[test])
 plt.show()
 
 # %%
-# The plan is computed from the prototypes' places and spreads, not from rows that have
-# two views and not from labels. Where it sends a digit's prototype to another digit's,
-# what is imputed is still the same function of what is there in every row, and the
-# classifier can learn what to make of it; but it is then no likely value of the missing
-# view.
+# Transport compares the prototypes' places and spreads, and knows neither which rows
+# have two views nor the labels. What is drawn, and imputed, mixes it with how often
+# prototypes meet in rows that have both views; ``prototype_match="plan"`` leaves that
+# out.
 #
 # The way there
 # -------------
