@@ -508,7 +508,6 @@ class Memory:
 
     potentials: Sequence[Tensor] | None = None
     atoms: Tensor | None = None
-    residual: float = 0.0
 
 
 def pair_costs(
@@ -581,7 +580,6 @@ def match_prototypes(
         warn=False,
     )
     memory.potentials, memory.atoms = plan.potentials, plan.atoms
-    memory.residual = plan.residual
     k = weights.shape[-1]
     matches = torch.eye(k, dtype=means.dtype, device=means.device).repeat(m, m, 1, 1)
     if settings.prototype_match == "index":

@@ -39,6 +39,7 @@ from skmm.estimators._gradient import (
     PREDICT_ROWS,
     GradientEstimator,
     _check_widths,
+    check_names,
     fit_scaler,
     seed_from,
 )
@@ -982,8 +983,8 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             either is missing. The diagonal holds the pairs.
         """
         check_is_fitted(self)
-        self._positions([a], "a")
-        self._positions([b], "b")
+        check_names([a], self._layout.names, "a")
+        check_names([b], self._layout.names, "b")
         found = self.transform_dist(X)
         left, right = (
             DiagonalGaussian(
@@ -1044,8 +1045,8 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         """
         check_is_fitted(self)
         sources = list(from_) if isinstance(from_, (list, tuple)) else [from_]
-        positions = self._positions(sources, "from_")
-        (target,) = self._positions([to], "to")
+        positions = check_names(sources, self._layout.names, "from_")
+        (target,) = check_names([to], self._layout.names, "to")
         _check_choice("private", private, ("prior", "training", "posterior", "zero"))
         _check_choice("shared", shared, ("sample", "mean"))
         _check_choice("return_", return_, ("mean", "sample"))
@@ -1334,12 +1335,6 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             In nats a row.
         """
         return float(self.score_samples(X).mean(dtype=np.float64))
-
-    def _positions(self, names: list[Any], parameter: str) -> list[int]:
-        known = self._layout.names
-        if not names or not all(isinstance(n, str) and n in known for n in names):
-            raise ValueError(f"{parameter}: expected among {known}, got {names!r}.")
-        return [known.index(name) for name in names]
 
 
 class _Moments:

@@ -50,6 +50,7 @@ from skmm.estimators._gradient import (
     PREDICT_ROWS,
     GradientEstimator,
     _check_widths,
+    check_names,
     fit_scaler,
 )
 from skmm.fitting.data import Batch, BlockData
@@ -848,12 +849,6 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
 
         return self._of_rows(X, value)
 
-    def _position(self, modality: str) -> int:
-        names = self.modality_names_in_.tolist()
-        if not isinstance(modality, str) or modality not in names:
-            raise ValueError(f"modality: expected one of {names}, got {modality!r}.")
-        return names.index(modality)
-
     def decision_function(self, X):
         """Log-probabilities of the classes, or log-odds where there are two.
 
@@ -940,7 +935,8 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        return np.exp(self._log_proba(X, only=self._position(modality)))
+        (only,) = check_names([modality], self._layout.names, "modality")
+        return np.exp(self._log_proba(X, only=only))
 
     def modality_contributions(self, X):
         r"""What each modality of each row says for each class.

@@ -204,7 +204,7 @@ def test_pairwise_w2(fitted, gaps):
     assert np.isnan(distances[0]).all()  # lacks a
     assert np.isnan(distances[:, 1]).all()  # lacks b
     with pytest.raises(
-        ValueError, match=r"a: expected among \['a', 'b'\], got \['c'\]"
+        ValueError, match=r"a: expected among the modalities \['a', 'b'\], got \['c'\]"
     ):
         fitted.pairwise_w2(gaps, "c", "b")
 
@@ -262,7 +262,7 @@ def test_generate_tells_which_rows_lack_what_it_needs(fitted, gaps):
         fitted.generate(gaps, "a", "b", private="none")
     with pytest.raises(ValueError, match="n_samples: expected a positive integer"):
         fitted.generate(gaps, ["a", "b"], "b", n_samples=0)
-    with pytest.raises(ValueError, match=r"to: expected among \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"to: expected among the modalities \['a', 'b'\]"):
         fitted.generate(gaps, "a", "c")
     with pytest.raises(ValueError, match="from_: expected among"):
         fitted.generate(gaps, [], "a")

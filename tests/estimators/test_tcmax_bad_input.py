@@ -862,7 +862,7 @@ def test_before_fit(method, args):
                 "predict_proba_modality",
                 (X, name),
                 ValueError,
-                said("modality: ", "['modality0', 'modality1']", f"got {name!r}"),
+                said("modality: ", "['modality0', 'modality1']", f"got [{name!r}]"),
                 id=f"modality {name!r}",
             )
             for name in ("image", 0, None, ["modality0"])
@@ -1135,5 +1135,5 @@ def test_weights_on_another_device(fitted):
 
 def test_a_modality_asked_for_by_an_array(fitted):
     names = np.array(["modality0", "modality1"])
-    text = said("modality: expected one of", "got array(")
+    text = said("modality: expected among", "got [array(")
     refuse(fitted, "predict_proba_modality", X, names, raises=ValueError, match=text)
