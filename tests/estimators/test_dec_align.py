@@ -630,3 +630,20 @@ def test_early_stopping(data):
         early_stopping=True, n_iter_no_change=2, **SMALL | {"max_epochs": 10}
     ).fit(X, labels)
     assert len(model.validation_loss_curve_) == model.n_iter_
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("target", [False, True])
+def test_gpu_gives_close_results(target):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    X, labels, _ = views(400)
+    X = with_gaps(X).astype(np.float32)
+    model = DecAlignTransformer(
+        **SMALL | {"max_epochs": 20}, device="cuda", batch_size=64
+    ).fit(X, labels if target else None)
+    on_gpu = model.transform(X)
+    on_cpu = model.set_params(device="cpu").transform(X)
+    # Sums of single precision in another order.
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-2, atol=1e-3)
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
