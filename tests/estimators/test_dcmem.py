@@ -262,7 +262,9 @@ def test_generate_tells_which_rows_lack_what_it_needs(fitted, gaps):
         fitted.generate(gaps, "a", "b", private="none")
     with pytest.raises(ValueError, match="n_samples: expected a positive integer"):
         fitted.generate(gaps, ["a", "b"], "b", n_samples=0)
-    with pytest.raises(ValueError, match=r"to: expected among the modalities \['a', 'b'\]"):
+    with pytest.raises(
+        ValueError, match=r"to: expected among the modalities \['a', 'b'\]"
+    ):
         fitted.generate(gaps, "a", "c")
     with pytest.raises(ValueError, match="from_: expected among"):
         fitted.generate(gaps, [], "a")

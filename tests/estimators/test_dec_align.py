@@ -437,7 +437,7 @@ def test_padding_changes_nothing():
     X, y = shaped()
     # As many tokens as steps: they are the same ones.
     model = DecAlignClassifier(
-        **SMALL | {"modalities": SHAPES}, input_dropout=0.0, n_tokens=9
+        **SMALL | {"modalities": SHAPES}, dropout=0.0, n_tokens=9
     )
     model.fit(X, y)
     longer = {

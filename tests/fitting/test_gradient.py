@@ -147,13 +147,13 @@ def test_early_stopping_restores_the_best_epoch(data):
 
 def test_held_out_rows_keep_class_proportions(data):
     y = data[1]
-    training, held_out = make(early_stopping=True, validation_fraction=0.25)._split(
-        y, None, 0
-    )
+    clf = make(early_stopping=True, validation_fraction=0.25)
+    clf._split_seed = 0
+    training, held_out = clf._split(len(y), codes=y)
     assert np.bincount(y[held_out]).tolist() == [10, 10, 10]
     assert sorted([*training, *held_out]) == list(range(120))
     rare = np.r_[np.zeros(119, int), 1]
-    assert len(make(early_stopping=True)._split(rare, None, 0)[1]) == 12
+    assert len(clf.set_params(validation_fraction=0.1)._split(120, codes=rare)[1]) == 12
 
 
 # ------------------------------------------------------------------ going on
