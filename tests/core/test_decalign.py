@@ -771,7 +771,6 @@ class TestTransport:
             torch.testing.assert_close(
                 own.weights[i] @ matches[i, j], own.weights[j], rtol=0, atol=1e-10
             )
-        assert memory.residual == plan.residual <= 1e-12
         again, _ = match_prototypes(own, SOLVED, 1.3, memory)
         assert again.n_iter <= plan.n_iter
         torch.testing.assert_close(again.value, plan.value, **CLOSE)
