@@ -44,9 +44,8 @@ from skmm.estimators._gradient import (
     seed_from,
 )
 from skmm.fitting.data import Batch, BlockData
-from skmm.fitting.gradient import EpochHooks, TrainingRecord, seeded
+from skmm.fitting.gradient import EpochHooks, seeded
 from skmm.modalities import (
-    check_likelihood,
     check_observed,
     list_rows,
     observed_modalities,
@@ -785,18 +784,6 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
         rows = torch.randint(len(mean), shape, device=like.device)
         return DiagonalGaussian(mean[rows], log_scale[rows]).draw(1)[0]
 
-    def _record(self, record: TrainingRecord, *, added: bool) -> None:
-        """Curves, and the terms of each epoch, added to those of earlier fits."""
-        known = self.history_ if added else {}
-        names = {*known, *(name for epoch in record.terms for name in epoch)}
-        nothing = [np.nan] * (self.n_iter_ if added else 0)
-        self.history_ = {
-            name: known.get(name, nothing)
-            + [epoch.get(name, np.nan) for epoch in record.terms]
-            for name in sorted(names)
-        }
-        super()._record(record, added=added)
-
     def _warn_of_collapse(self) -> None:
         """Warn of modalities whose shared code says nothing of their rows."""
         unused = [
@@ -815,14 +802,6 @@ class DCMEMEncoder(TransformerMixin, GradientEstimator):
             )
 
     # ------------------------------------------------------------ codes
-    def _checked(self, X) -> np.ndarray:
-        """Validated rows, possible under the likelihoods of their modalities."""
-        check_is_fitted(self)
-        self._validate_params()
-        X = validate_input(self, X, reset=False)
-        check_likelihood(X, self._layout)
-        return X
-
     def transform(self, X):
         """Posterior means of the codes that `output` names.
 

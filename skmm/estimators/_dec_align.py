@@ -5,7 +5,6 @@
 import numpy as np
 import torch
 from sklearn.base import (
-    ClassifierMixin,
     RegressorMixin,
     _fit_context,
 )
@@ -17,6 +16,7 @@ from sklearn.utils.validation import column_or_1d
 from skmm.estimators._base import class_factors
 from skmm.estimators._dec_align_base import DecAlignBase
 from skmm.estimators._dec_align_doc import documented
+from skmm.estimators._gradient import LogProbaMixin
 from skmm.modalities import validate_input
 
 
@@ -322,7 +322,7 @@ class DecAlignTransformer(DecAlignBase):
     """classes_ : ndarray of shape (n_classes,)
         Labels.""",
 )
-class DecAlignClassifier(ClassifierMixin, DecAlignBase):
+class DecAlignClassifier(LogProbaMixin, DecAlignBase):
     """Classification from decoupled and aligned representations.
 
     `DecAlignTransformer` with class labels, and the predictions of its head: a linear
@@ -542,68 +542,6 @@ class DecAlignClassifier(ClassifierMixin, DecAlignBase):
             self._checked(X),
             lambda network, parts: torch.log_softmax(parts.output, 1),
         )
-
-    def decision_function(self, X):
-        """Log-probabilities of the classes, or log-odds where there are two.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            In nats.
-        """
-        log_p = self._log_proba(X)
-        return log_p[:, 1] - log_p[:, 0] if log_p.shape[1] == 2 else log_p
-
-    def predict_log_proba(self, X):
-        """Log-probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        log_p : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        return self._log_proba(X)
-
-    def predict_proba(self, X):
-        """Probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        return np.exp(self._log_proba(X))
-
-    def predict(self, X):
-        """Most probable classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,)
-            Labels.
-        """
-        winners = self._log_proba(X).argmax(1)
-        return self.classes_[winners]
 
 
 @documented(

@@ -46,11 +46,10 @@ from skmm.estimators._gradient import (
     fit_scaler,
 )
 from skmm.fitting.data import Batch, BlockData, batch_bounds
-from skmm.fitting.gradient import EpochHooks, TrainingRecord, seeded
+from skmm.fitting.gradient import EpochHooks, seeded
 from skmm.fitting.partners import Partners
 from skmm.modalities import (
     Layout,
-    check_likelihood,
     check_observed,
     list_rows,
     observed_modalities,
@@ -805,18 +804,6 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             attributes["transport_residual_"] = float(found.plan.residual)
         return attributes
 
-    def _record(self, record: TrainingRecord, *, added: bool) -> None:
-        """Curves, and the terms of each epoch, added to those of earlier fits."""
-        super()._record(record, added=added)
-        known = self.history_ if added else {}
-        names = {*known, *(name for epoch in record.terms for name in epoch)}
-        before = self.n_iter_ - len(record.terms)
-        self.history_ = {
-            name: known.get(name, [np.nan] * before)
-            + [epoch.get(name, np.nan) for epoch in record.terms]
-            for name in sorted(names)
-        }
-
     def _warn_of_residual(self, settings: Settings) -> None:
         if self.transport_residual_ > settings.ot_tol:
             warnings.warn(
@@ -829,14 +816,6 @@ class DecAlignBase(TransformerMixin, GradientEstimator):
             )
 
     # ------------------------------------------------------------ representations
-    def _checked(self, X) -> np.ndarray:
-        """Validated rows, possible under the likelihoods of their modalities."""
-        check_is_fitted(self)
-        self._validate_params()
-        X = validate_input(self, X, reset=False)
-        check_likelihood(X, self._layout)
-        return X
-
     def _of_parts(self, X: np.ndarray, value) -> np.ndarray:
         """Values ``value(network, parts)`` of all rows of validated X."""
 

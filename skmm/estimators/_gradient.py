@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
 
 from skmm._device import resolve_device
@@ -27,7 +28,13 @@ from skmm.fitting.gradient import (
     seeded,
     train,
 )
-from skmm.modalities import Layout, check_observed, observed_modalities
+from skmm.modalities import (
+    Layout,
+    check_likelihood,
+    check_observed,
+    observed_modalities,
+    validate_input,
+)
 from skmm.scaling import BlockScaler
 
 PREDICT_ROWS = 2048
@@ -138,6 +145,14 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
                     "or a clone for partial_fit."
                 )
         self._architecture = parts
+
+    def _checked(self, X: Any) -> np.ndarray:
+        """Validated rows, possible under the likelihoods of their modalities."""
+        check_is_fitted(self)
+        self._validate_params()
+        X = validate_input(self, X, reset=False)
+        check_likelihood(X, self._layout)
+        return X
 
     def _predict_data(
         self,
@@ -290,7 +305,16 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
         return seed_from(self.random_state)
 
     def _record(self, record: TrainingRecord, *, added: bool) -> None:
-        """Curves and number of epochs, added to those of earlier fits."""
+        """Curves, terms and number of epochs, added to those of earlier fits."""
+        if record.terms:
+            known = self.history_ if added else {}
+            names = {*known, *(name for epoch in record.terms for name in epoch)}
+            nothing = [np.nan] * (self.n_iter_ if added else 0)
+            self.history_ = {
+                name: known.get(name, nothing)
+                + [epoch.get(name, np.nan) for epoch in record.terms]
+                for name in sorted(names)
+            }
         before = self.loss_curve_ if added else []
         self.loss_curve_ = before + list(record.losses)
         self.n_iter_ = len(self.loss_curve_)
@@ -309,6 +333,72 @@ class GradientEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _build_network(self) -> torch.nn.Module:
         raise NotImplementedError
+
+
+class LogProbaMixin(ClassifierMixin):
+    """Predictions of a classifier that has ``_log_proba(X)``."""
+
+    def decision_function(self, X):
+        """Log-probabilities of the classes, or log-odds where there are two.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            In nats.
+        """
+        log_p = self._log_proba(X)
+        return log_p[:, 1] - log_p[:, 0] if log_p.shape[1] == 2 else log_p
+
+    def predict_log_proba(self, X):
+        """Log-probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        log_p : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return self._log_proba(X)
+
+    def predict_proba(self, X):
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return np.exp(self._log_proba(X))
+
+    def predict(self, X):
+        """Most probable classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, with all-NaN blocks where a modality is missing.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            Labels.
+        """
+        winners = self._log_proba(X).argmax(1)
+        return self.classes_[winners]
 
 
 def check_names(names: list[Any], known: list[str], parameter: str) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, TransformerMixin, _fit_context
+from sklearn.base import TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import (
@@ -49,6 +49,7 @@ from skmm.estimators._base import (
 from skmm.estimators._gradient import (
     PREDICT_ROWS,
     GradientEstimator,
+    LogProbaMixin,
     _check_widths,
     check_names,
     fit_scaler,
@@ -132,7 +133,7 @@ def _cross_entropy_logits(
     return network.head(list(z))
 
 
-class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
+class TCMaxClassifier(LogProbaMixin, TransformerMixin, GradientEstimator):
     r"""Multimodal classifier trained by maximising total correlation.
 
     One encoder a modality gives embeddings :math:`z^1..z^M`, a head gives class
@@ -849,37 +850,6 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
 
         return self._of_rows(X, value)
 
-    def decision_function(self, X):
-        """Log-probabilities of the classes, or log-odds where there are two.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            In nats.
-        """
-        log_p = self._log_proba(X)
-        return log_p[:, 1] - log_p[:, 0] if log_p.shape[1] == 2 else log_p
-
-    def predict_log_proba(self, X):
-        """Log-probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        log_p : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        return self._log_proba(X)
-
     def predict_proba(self, X):
         """Probabilities of the classes given the modalities that a row has.
 
@@ -898,22 +868,6 @@ class TCMaxClassifier(ClassifierMixin, TransformerMixin, GradientEstimator):
             In the order of `classes_`.
         """
         return np.exp(self._log_proba(X))
-
-    def predict(self, X):
-        """Most probable classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, with all-NaN blocks where a modality is missing.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,)
-            Labels.
-        """
-        winners = self._log_proba(X).argmax(1)
-        return self.classes_[winners]
 
     def predict_proba_modality(self, X, modality):
         """Probabilities of the classes given one modality alone.
