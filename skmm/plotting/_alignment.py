@@ -437,6 +437,7 @@ class AlignmentDisplay:
             epochs = np.arange(1, len(values) + 1)
             (self.curves_[name],) = axis.plot(epochs, values, color=BLUE, linewidth=1.2)
             _decorate(axis, name, "epoch")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             seen = values[np.isfinite(values)]
             if seen.size and seen.min() > 0 and seen.max() > LOG_RANGE * seen.min():
                 _make_logarithmic(axis)
